@@ -53,14 +53,16 @@ export async function fetchBusybox(progress: Progress): Promise<string> {
   return file;
 }
 
-/** Path of passt, for `--net user`: PATH first, then the Debian package in the cache. */
-export async function fetchPasst(progress: Progress): Promise<string> {
+/** Path of a program: from PATH when it is there, else from its Debian package in the cache. */
+export async function fetchTool(name: string, packageName: string, path: string, progress: Progress = () => {}): Promise<string> {
   for (const folder of (process.env.PATH ?? '').split(':')) {
-    if (folder && existsSync(join(folder, 'passt'))) return join(folder, 'passt');
+    if (folder && existsSync(join(folder, name))) return join(folder, name);
   }
-  const found = await fetchPackage('passt', progress);
-  return join(found.folder, 'usr/bin/passt');
+  return join((await fetchPackage(packageName, progress)).folder, path);
 }
+
+/** Path of passt, for `--net user`. */
+export const fetchPasst = (progress: Progress): Promise<string> => fetchTool('passt', 'passt', 'usr/bin/passt', progress);
 
 /** Finds `<name>.ko` (or .ko.xz) under a modules folder; '-' and '_' are the same letter. Undefined when there is none. */
 export function findModule(modules: string, name: string): string | undefined {
