@@ -1,0 +1,37 @@
+// `npm test`: installs, builds, checks style, types and import directions, then runs the suites. Ends with `N passed, N failed, N skipped` on a line of its own.
+// --quick leaves out the suites that boot a kernel or need minutes.
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { build, install, root } from './lib.mjs';
+
+const quick = process.argv.includes('--quick');
+install();
+build();
+
+let passed = 0;
+let failed = 0;
+let skipped = 0;
+const check = spawnSync(process.execPath, ['tools/check.mjs'], { cwd: root, stdio: 'inherit' });
+if (check.status === 0) passed += 1;
+else failed += 1;
+
+const report = join(root, 'build/vitest.json');
+const args = ['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+if (quick) args.push('--exclude', 'tests/boots/**', '--exclude', 'tests/attacks/**');
+args.push(...process.argv.slice(2).filter((argument) => argument !== '--quick'));
+const suites = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
+try {
+  const { numPassedTests, numFailedTests, numPendingTests, numFailedTestSuites, testResults } = JSON.parse(readFileSync(report, 'utf8'));
+  passed += numPassedTests;
+  skipped += numPendingTests;
+  // A suite that could not even be loaded has no failed tests, but has failed.
+  const broken = testResults.filter((suite) => suite.status === 'failed' && suite.assertionResults.length === 0).length;
+  failed += numFailedTests + broken;
+  if (failed === 0 && (suites.status !== 0 || numFailedTestSuites > 0)) failed = 1;
+} catch (error) {
+  console.error(`no test report: ${error.message}`);
+  failed += 1;
+}
+console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+process.exit(failed === 0 ? 0 : 1);
