@@ -1,0 +1,69 @@
+/**
+ * The gate section. A gate is `out %al, $GATE_PORT`, six int3, and a link word that the kernel's own relocation fills in (see
+ * policy/manifest.ts). Gates 0 and 1 are the return and the re-entry gate; then entry gates by address, then call gates by name.
+ */
+
+import { R, SHF, SHT, STB, STT } from '../elf/constants.ts';
+import type { ElfObject, ElfSymbol, Section } from '../elf/object.ts';
+import { GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate } from '../policy/manifest.ts';
+import type { OwnFunction } from './classify.ts';
+
+const PAGE_SIZE = 4096;
+export const LINK_WORD = 8;
+/** A gate's bytes up to its link word. */
+export const GATE_CODE: readonly number[] = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
+
+export interface GateTable {
+  /** As the manifest lists them. */
+  gates: Gate[];
+  /** The gate symbol of an own function. */
+  entry(target: OwnFunction): ElfSymbol;
+  /** The gate symbol of an undefined symbol. */
+  call(symbol: ElfSymbol): ElfSymbol;
+}
+
+
+/** Adds the gate section with its symbols and relocations. `entries` and `calls` hold no duplicates; their order does not matter. */
+export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, calls: Iterable<ElfSymbol>): GateTable {
+  const index = new Map(object.sections.map((section, position) => [section, position]));
+  const at = (target: OwnFunction) => index.get(target.section) ?? 0;
+  const sortedEntries = [...entries].sort((a, b) => at(a) - at(b) || a.offset - b.offset);
+  const sortedCalls = [...calls].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+
+  const count = 2 + sortedEntries.length + sortedCalls.length;
+  const data = new Uint8Array(Math.ceil((count * GATE_SIZE) / PAGE_SIZE) * PAGE_SIZE).fill(0xcc);
+  const section = object.addSection({ name: GATE_SECTION, type: SHT.progbits, flags: SHF.alloc | SHF.exec, alignment: PAGE_SIZE, entrySize: 0, data });
+  const gates: Gate[] = [];
+  const entrySymbols = new Map<Section, Map<number, ElfSymbol>>();
+  const callSymbols = new Map<ElfSymbol, ElfSymbol>();
+
+  const add = (gate: Omit<Gate, 'offset'>, name: string, link: ElfSymbol | undefined): ElfSymbol => {
+    const offset = gates.length * GATE_SIZE;
+    data.set(GATE_CODE, offset);
+    data.fill(0, offset + LINK_WORD, offset + GATE_SIZE);
+    gates.push({ ...gate, offset });
+    if (link) section.relocations.push({ offset: offset + LINK_WORD, type: R.abs64, symbol: link, addend: 0 });
+    return object.addSymbol({ name, binding: STB.local, type: STT.func, other: 0, place: section, value: offset, size: GATE_SIZE });
+  };
+
+  add({ kind: 'return', symbol: '' }, 'guard.return', undefined);
+  add({ kind: 're-entry', symbol: '' }, 'guard.re-entry', undefined);
+  for (const target of sortedEntries) {
+    const [own] = target.names;
+    const symbol = add({ kind: 'entry', symbol: own.name, section: target.section.name, sectionOffset: target.offset }, `guard.in.${own.name}`, own);
+    const bySection = entrySymbols.get(target.section) ?? new Map<number, ElfSymbol>();
+    entrySymbols.set(target.section, bySection.set(target.offset, symbol));
+  }
+  for (const symbol of sortedCalls) callSymbols.set(symbol, add({ kind: 'call', symbol: symbol.name }, `guard.out.${symbol.name}`, symbol));
+
+  return {
+    gates,
+    entry: (target) => known(entrySymbols.get(target.section)?.get(target.offset)),
+    call: (symbol) => known(callSymbols.get(symbol)),
+  };
+}
+
+function known(symbol: ElfSymbol | undefined): ElfSymbol {
+  if (!symbol) throw new Error('a gate was asked for that was not made');
+  return symbol;
+}

@@ -1,0 +1,141 @@
+/**
+ * The linker: a stock, prebuilt kernel module in, a guarded module and its manifest out. It edits relocations and adds two
+ * sections; no function is moved, no instruction of the module's own logic is changed. Same input, same output.
+ */
+
+import { createHash } from 'node:crypto';
+import { UserError } from '../base/errors.ts';
+import type { ElfObject, ElfSymbol, Section } from '../elf/object.ts';
+import { readModInfo } from '../elf/modinfo.ts';
+import { readObject } from '../elf/read.ts';
+import { SHT } from '../elf/constants.ts';
+import { writeObject } from '../elf/write.ts';
+import type { LinkPolicy } from '../policy/link-policy.ts';
+import { GATE_PORT, type Gate, type Manifest, type ManifestSection } from '../policy/manifest.ts';
+import { type Analysis, analyse, type Edit } from './analyse.ts';
+import { addGates, type GateTable } from './gates.ts';
+import { isInit, roleOf } from './section-rules.ts';
+import { addThunks } from './thunks.ts';
+import { verifyLinked } from './verify.ts';
+
+/** Version of the linker, in every manifest. Raise it whenever the output for the same input changes. */
+export const LINKER_VERSION = 'portcullis-linker-1';
+const PAGE_SIZE = 4096;
+/** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
+const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+/** `ret`, then int3 to stop straight-line speculation, over the 5 bytes of `jmp __x86_return_thunk`. As the kernel's own apply_returns does. */
+const RETURN5 = [0xc3, 0xcc, 0xcc, 0xcc, 0xcc];
+
+export interface LinkResult {
+  /** The guarded .ko. */
+  image: Uint8Array;
+  manifest: Manifest;
+  warnings: string[];
+}
+
+/**
+ * Guards a module. `file` is the name used in messages.
+ * Throws UserError when the file is no module or has something that cannot be guarded; the message names section, offset, symbol and bytes.
+ */
+export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy = {}): LinkResult {
+  const object = readObject(input, file);
+  const information = readModInfo(object);
+  const analysis = analyse(object, policy);
+  if (analysis.problems.length > 0) {
+    const [first, ...rest] = analysis.problems;
+    const more = rest.length > 0 ? ` (and ${rest.length} more)` : '';
+    throw new UserError(`${file} cannot be guarded: ${first}${more}`, 'portcullis inspect FILE lists every obstacle');
+  }
+  if (information.name === undefined || information.vermagic === undefined) {
+    throw new UserError(`${file} cannot be guarded: its .modinfo has no name or no vermagic`, 'give a complete module (.ko), not an object file');
+  }
+
+  const thunks = addThunks(object, analysis.registers);
+  const table = addGates(object, analysis.entries, analysis.calls);
+  for (const section of analysis.privateSections) padToPages(section);
+  const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, table)).map(({ relocation }) => relocation));
+  for (const section of object.sections) section.relocations = section.relocations.filter((relocation) => !spent.has(relocation));
+  dropUnusedSymbols(object);
+
+  const image = writeObject(object);
+  const manifest: Manifest = {
+    format: 'portcullis-manifest-1',
+    module: information.name,
+    vermagic: information.vermagic,
+    image: sha256(image),
+    source: sha256(input),
+    linker: LINKER_VERSION,
+    gatePort: GATE_PORT,
+    sections: manifestSections(object, new Set(policy.private)),
+    gates: table.gates,
+    initGate: gateOf('init_module', analysis, table),
+    cleanupGate: gateOf('cleanup_module', analysis, table),
+    imports: analysis.imports.map(({ name }) => name),
+    vector: analysis.calls.some(({ name }) => name.startsWith('kernel_fpu_begin')),
+    privileges: [...new Set(policy.privileges)].sort(),
+  };
+  const findings = verifyLinked(image, manifest, file);
+  if (findings.length > 0) throw new Error(`the linker's output for ${file} does not hold: ${findings.join('; ')}`);
+  return { image, manifest, warnings: analysis.warnings };
+}
+
+/** Carries out one edit. True if the relocation is used up. */
+function apply({ section, relocation, decision }: Edit, thunks: ReadonlyMap<string, ElfSymbol>, table: GateTable): boolean {
+  switch (decision.kind) {
+    case 'function-entry':
+      section.data.set(NOP5, relocation.offset - 1);
+      return true;
+    case 'return':
+      section.data.set(RETURN5, relocation.offset - 1);
+      return true;
+    case 'indirect': {
+      const thunk = thunks.get(decision.register);
+      if (!thunk) throw new Error(`no thunk was made for ${decision.register}`);
+      relocation.symbol = thunk;
+      return false;
+    }
+    case 'call-out':
+      relocation.symbol = table.call(decision.symbol);
+      return false;
+    case 'escape':
+      relocation.symbol = table.entry(decision.target);
+      relocation.addend = decision.addend;
+      return false;
+  }
+}
+
+/** Private sections fill whole pages, so that no page is shared with what the guest may reach. */
+function padToPages(section: Section): void {
+  const size = Math.max(1, Math.ceil(section.size / PAGE_SIZE)) * PAGE_SIZE;
+  section.alignment = Math.max(section.alignment, PAGE_SIZE);
+  if (section.type === SHT.nobits) section.reserved = size;
+  else {
+    const data = new Uint8Array(size);
+    data.set(section.data);
+    section.data = data;
+  }
+}
+
+/** The kernel resolves every undefined symbol of the table, used or not; those that only dropped lists used go. */
+function dropUnusedSymbols(object: ElfObject): void {
+  const used = new Set(object.sections.flatMap((section) => section.relocations.map(({ symbol }) => symbol)));
+  const [none] = object.symbols;
+  object.symbols = object.symbols.filter((symbol) => symbol === none || symbol.place !== 'undefined' || used.has(symbol));
+}
+
+/** The allocated sections as the manifest lists them. */
+export function manifestSections(object: ElfObject, privateNames: ReadonlySet<string>): ManifestSection[] {
+  return object.sections.flatMap((section, index) => (section.allocated
+    ? [{ index, name: section.name, role: roleOf(section, privateNames), size: section.size, align: section.alignment, init: isInit(section) }]
+    : []));
+}
+
+function gateOf(name: string, { entries }: Analysis, { gates }: GateTable): number {
+  const target = entries.find(({ names }) => names.some((symbol) => symbol.name === name));
+  if (!target) return -1;
+  return gates.find((gate: Gate) => gate.kind === 'entry' && gate.section === target.section.name && gate.sectionOffset === target.offset)?.offset ?? -1;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
