@@ -30,6 +30,9 @@ export interface RegisterBlock {
 /** One base address register of a PCI function. `size` is a power of two: memory >= 16, io >= 4. */
 export interface PciBar { kind: 'memory' | 'io'; size: number; registers: RegisterBlock }
 
+/** One PCI capability: `body` is what follows ID and next pointer, `writable` the bits of it that software may change (same length). */
+export interface PciCapability { readonly id: number; readonly body: Uint8Array; readonly writable: Uint8Array }
+
 /** What a PCI function tells the host bridge, which owns its configuration space (PCI Local Bus 3.0, 6.1 and 6.2). */
 export interface PciFunction {
   readonly name: string;
@@ -44,6 +47,8 @@ export interface PciFunction {
   readonly interruptPin: 0 | 1;
   /** Up to six; index = BAR number. */
   readonly bars: readonly (PciBar | undefined)[];
+  /** Capability list (PCI Local Bus 3.0, 6.7), in order; none if absent. */
+  readonly capabilities?: readonly PciCapability[];
   /** Command register bit 2: bus mastering allowed. The device must do no DMA while it is false. */
   setBusMaster(enabled: boolean): void;
   reset(): void;

@@ -1,0 +1,165 @@
+/**
+ * The two buses: ports and memory. A bus finds the block that answers an address; unclaimed reads give all ones, unclaimed writes
+ * vanish, as on a PC. Accesses wider than a block's data path, or hanging over its end, are split into bytes.
+ */
+import { hex } from '../base/hex.ts';
+import type { Log } from '../base/log.ts';
+import type { RegisterBlock } from './ports.ts';
+
+export type AccessSize = 1 | 2 | 4;
+
+export interface Claim {
+  readonly name: string;
+  readonly start: number;
+  readonly size: number;
+  readonly registers: RegisterBlock;
+  /** Widest access that the block takes in one piece; default 4. */
+  readonly widest?: AccessSize;
+}
+
+export interface Bus {
+  read(address: number, size: AccessSize): number;
+  write(address: number, size: AccessSize, value: number): void;
+  /** Adds a block. False, and no change, if it overlaps another or the bus is full or the range is not on the bus. */
+  claim(claim: Claim): boolean;
+  release(claim: Claim): void;
+  ownerOf(address: number): Claim | undefined;
+  /** Accesses that nobody answered. */
+  readonly unclaimed: number;
+}
+
+const LOGGED = 32;
+const CLAIM_LIMIT = 255;
+
+export function onesOf(size: AccessSize): number {
+  return size === 4 ? 0xffff_ffff : size === 2 ? 0xffff : 0xff;
+}
+
+abstract class RangeBus implements Bus {
+  unclaimed = 0;
+
+  constructor(private readonly kind: 'port' | 'memory', private readonly limit: number, private readonly log: Log) {}
+
+  abstract ownerOf(address: number): Claim | undefined;
+  protected abstract readonly claims: readonly (Claim | undefined)[];
+  protected abstract add(claim: Claim): boolean;
+  abstract release(claim: Claim): void;
+
+  claim(claim: Claim): boolean {
+    const end = claim.start + claim.size;
+    if (!(claim.start >= 0 && claim.size > 0 && end <= this.limit)) return false;
+    if (this.claims.some((other) => other && claim.start < other.start + other.size && other.start < end)) return false;
+    return this.add(claim);
+  }
+
+  read(address: number, size: AccessSize): number {
+    const claim = this.ownerOf(address);
+    if (claim !== undefined) {
+      const offset = address - claim.start;
+      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) return claim.registers.read(offset, size) >>> 0;
+    } else if (size === 1 || !this.touches(address, size)) {
+      this.note('read', address, size, 0);
+      return onesOf(size);
+    }
+    let value = 0;
+    for (let i = 0; i < size; i++) value += this.read(address + i, 1) * 2 ** (8 * i);
+    return value;
+  }
+
+  write(address: number, size: AccessSize, value: number): void {
+    const claim = this.ownerOf(address);
+    if (claim !== undefined) {
+      const offset = address - claim.start;
+      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) {
+        claim.registers.write(offset, size, value >>> 0);
+        return;
+      }
+    } else if (size === 1 || !this.touches(address, size)) {
+      this.note('write', address, size, value);
+      return;
+    }
+    for (let i = 0; i < size; i++) this.write(address + i, 1, (value >>> (8 * i)) & 0xff);
+  }
+
+  private touches(address: number, size: number): boolean {
+    for (let i = 1; i < size; i++) if (this.ownerOf(address + i) !== undefined) return true;
+    return false;
+  }
+
+  private note(what: 'read' | 'write', address: number, size: number, value: number): void {
+    if (this.unclaimed++ >= LOGGED) return;
+    this.log.debug(`unclaimed ${this.kind} ${what}`, { address: hex(address), size, ...(what === 'write' ? { value: hex(value >>> 0) } : {}) });
+  }
+}
+
+/** 64 Ki ports; one byte per port says which block answers. */
+class PortBus extends RangeBus {
+  private readonly owners = new Uint8Array(0x1_0000);
+  protected readonly claims: (Claim | undefined)[] = [undefined];
+
+  constructor(log: Log) {
+    super('port', 0x1_0000, log);
+  }
+
+  ownerOf(port: number): Claim | undefined {
+    return this.claims[this.owners[port]];
+  }
+
+  protected add(claim: Claim): boolean {
+    let index = 1;
+    while (this.claims[index] !== undefined) index++;
+    if (index > CLAIM_LIMIT) return false;
+    this.claims[index] = claim;
+    this.owners.fill(index, claim.start, claim.start + claim.size);
+    return true;
+  }
+
+  release(claim: Claim): void {
+    const index = this.claims.indexOf(claim);
+    if (index <= 0) return;
+    this.claims[index] = undefined;
+    this.owners.fill(0, claim.start, claim.start + claim.size);
+  }
+}
+
+/** Guest physical addresses without RAM: a short list, with the block of the last hit tried first. */
+class MemoryBus extends RangeBus {
+  protected readonly claims: Claim[] = [];
+  private last: Claim | undefined;
+
+  constructor(log: Log) {
+    super('memory', 2 ** 52, log);
+  }
+
+  ownerOf(address: number): Claim | undefined {
+    const last = this.last;
+    if (last !== undefined && address >= last.start && address < last.start + last.size) return last;
+    for (const claim of this.claims) {
+      if (address >= claim.start && address < claim.start + claim.size) {
+        this.last = claim;
+        return claim;
+      }
+    }
+    return undefined;
+  }
+
+  protected add(claim: Claim): boolean {
+    if (this.claims.length >= CLAIM_LIMIT) return false;
+    this.claims.push(claim);
+    return true;
+  }
+
+  release(claim: Claim): void {
+    const index = this.claims.indexOf(claim);
+    if (index >= 0) this.claims.splice(index, 1);
+    if (this.last === claim) this.last = undefined;
+  }
+}
+
+export function createPortBus(log: Log): Bus {
+  return new PortBus(log);
+}
+
+export function createMemoryBus(log: Log): Bus {
+  return new MemoryBus(log);
+}
