@@ -1,0 +1,42 @@
+/** How commands speak: results on standard output (text or JSON), everything else on standard error. */
+import { styleText } from 'node:util';
+import { EXIT_CODES, UserError } from '../base/errors.ts';
+
+/** Columns aligned by their longest cell. Rows may have different lengths. */
+export function columns(rows: readonly (readonly string[])[], gap = 2): string {
+  const widths: number[] = [];
+  for (const row of rows) row.forEach((cell, index) => { widths[index] = Math.max(widths[index] ?? 0, cell.length); });
+  return rows.map((row) => row.map((cell, index) => (index === row.length - 1 ? cell : cell.padEnd(widths[index] + gap))).join('').trimEnd()).join('\n');
+}
+
+export type Style = Parameters<typeof styleText>[0];
+
+/** Coloured text where standard output is a terminal and NO_COLOR is not set. */
+export function styled(style: Style, text: string): string {
+  return process.stdout.isTTY && !process.env.NO_COLOR ? styleText(style, text) : text;
+}
+
+/** One JSON object on one line: the machine-readable result, last on standard output. */
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/** Prints an error for people (or as JSON with `json`) and returns the exit code. Stack traces only for defects of ours. */
+export function reportError(error: unknown, json: boolean): number {
+  if (error instanceof UserError) {
+    const code = EXIT_CODES[error.exit].code;
+    if (json) printJson({ ok: false, error: { message: error.message, fix: error.fix, exit: code } });
+    process.stderr.write(`portcullis: ${error.message}\n${error.fix ? `  ${error.fix}\n` : ''}`);
+    return code;
+  }
+  const system = error as NodeJS.ErrnoException;
+  if (typeof system?.code === 'string' && typeof system.syscall === 'string') {
+    const message = `${system.syscall} ${system.path ?? ''}: ${system.message}`;
+    if (json) printJson({ ok: false, error: { message, exit: EXIT_CODES.failed.code } });
+    process.stderr.write(`portcullis: ${system.message}\n`);
+    return EXIT_CODES.failed.code;
+  }
+  if (json) printJson({ ok: false, error: { message: String(error), exit: EXIT_CODES.failed.code } });
+  process.stderr.write(`portcullis: this is a defect of Portcullis, please report it\n${(error as Error)?.stack ?? error}\n`);
+  return EXIT_CODES.failed.code;
+}

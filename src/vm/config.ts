@@ -1,0 +1,97 @@
+/** Everything one virtual machine is made of, as plain data that can be sent to its worker thread. */
+import type { LogLevel, LogRecord } from '../base/log.ts';
+import type { ClockKind } from '../engine/contract.ts';
+import type { BootProtocol } from '../machine/boot/index.ts';
+import type { AuditEvent } from '../monitor/audit.ts';
+import type { NetSpec } from '../net/index.ts';
+import type { Manifest } from '../policy/manifest.ts';
+
+/** A guarded module made known to the VMM: its image, its manifest, and the signed grants offered for it (JSON as read). */
+export interface RegisteredModule {
+  image: Uint8Array;
+  manifest: Manifest;
+  grants: unknown[];
+}
+
+export interface CardConfig {
+  /** PCI slot on bus 0, 1 to 31. */
+  slot: number;
+  /** Six bytes, as in "52:54:00:12:34:56". */
+  mac: string;
+  net: NetSpec;
+  /** Path of a capture file. */
+  pcap?: string;
+}
+
+export interface VmConfig {
+  name: string;
+  engine: 'soft';
+  clock: ClockKind;
+  /** Bytes. */
+  memory: number;
+  kernel: { elf: Uint8Array; setupHeader?: Uint8Array; name: string };
+  boot?: BootProtocol;
+  initramfs?: Uint8Array;
+  commandLine: string;
+  modules: RegisteredModule[];
+  /** Public keys of administrators, PEM. */
+  trustedKeys: string[];
+  onViolation?: 'quarantine' | 'stop';
+  cards: CardConfig[];
+  debugExitPort?: number;
+  /** ms since the epoch when the guest starts. */
+  wallClock: number;
+  log: LogLevel;
+}
+
+/** How a run ended. */
+export type Outcome =
+  | { kind: 'off' }
+  | { kind: 'reset' }
+  | { kind: 'halted' } // HLT with interrupts off on every CPU
+  | { kind: 'crash' } // triple fault
+  | { kind: 'debug-exit'; code: number }
+  | { kind: 'violation'; module: string; reason: string }
+  | { kind: 'failed'; reason: string }
+  | { kind: 'stopped' }; // by the host
+
+export interface CardReport {
+  slot: number;
+  rxPackets: number;
+  txPackets: number;
+  statistics: Record<string, number>;
+}
+
+/** What is known of a machine, at any time and at its end. */
+export interface VmReport {
+  /** Guest time, seconds. */
+  seconds: number;
+  instructions: number;
+  crossings: Record<string, number>;
+  /** Call-outs by symbol, most frequent first. */
+  callOuts: { module: string; symbol: string; count: number }[];
+  modules: { module: string; state: string; reason?: string; crossings: number }[];
+  refusals: { module: string; reason: string; detail: string; count: number }[];
+  /** Accesses to a withheld device, by where they came from. */
+  refusedAccesses: { reads: number; writes: number; interrupted: number };
+  cards: CardReport[];
+  engine: Record<string, number>;
+}
+
+/** From the machine's thread to the main thread. */
+export type VmMessage =
+  | { kind: 'console'; bytes: Uint8Array }
+  | { kind: 'event'; event: VmEvent }
+  | { kind: 'log'; record: LogRecord }
+  | { kind: 'ended'; outcome: Outcome; report: VmReport }
+  | { kind: 'error'; message: string; fix?: string; exit?: string; defect?: string };
+
+/** From the main thread to the machine's thread. */
+export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' };
+
+/** The stream of `--events`: the monitor's audit events, and the machine's own. */
+export type VmEvent =
+  | AuditEvent
+  | { event: 'vm.started'; time: number; name: string; engine: string; memory: number }
+  | { event: 'vm.ended'; time: number; outcome: Outcome }
+  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port'; address: string; rip: string; interrupted?: string; count: number };

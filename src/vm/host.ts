@@ -1,0 +1,68 @@
+/** The main thread's side of a virtual machine: starts its worker, carries console, events and network, and says how it ended. */
+import { MessageChannel, Worker } from 'node:worker_threads';
+import { UserError, type ExitName } from '../base/errors.ts';
+import type { LogRecord } from '../base/log.ts';
+import type { Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from './config.ts';
+import { openCardLinks } from './links.ts';
+
+export interface VmListener {
+  console(bytes: Uint8Array): void;
+  event?(event: VmEvent): void;
+  log?(record: LogRecord): void;
+}
+
+export interface RunningVm {
+  /** To the guest's serial console. */
+  input(bytes: Uint8Array): void;
+  /** Ends the run soon, with outcome 'stopped'. */
+  stop(): void;
+  /** Resolves when the machine has ended. Rejects with UserError for bad configuration, with Error for a defect. */
+  readonly ended: Promise<{ outcome: Outcome; report: VmReport }>;
+}
+
+/** What the worker gets beside the configuration. */
+export interface WorkerData {
+  config: VmConfig;
+  /** One word: the machine sleeps on it when idle, the main thread notifies it. */
+  bell: SharedArrayBuffer;
+  links: (SharedArrayBuffer | undefined)[];
+}
+
+export async function startVm(config: VmConfig, listener: VmListener): Promise<RunningVm> {
+  const bell = new SharedArrayBuffer(8);
+  const ring = () => {
+    const words = new Int32Array(bell);
+    Atomics.add(words, 0, 1);
+    Atomics.notify(words, 0);
+  };
+  const links = await openCardLinks(config.cards, ring);
+  const { port1, port2 } = new MessageChannel();
+  const workerData: WorkerData & { port: unknown } = { config, bell, links: links.buffers, port: port2 };
+  const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, transferList: [port2] });
+  const post = (command: VmCommand) => {
+    port1.postMessage(command);
+    ring();
+  };
+  const ended = new Promise<{ outcome: Outcome; report: VmReport }>((resolve, reject) => {
+    worker.on('message', (message: VmMessage) => {
+      switch (message.kind) {
+        case 'console': listener.console(message.bytes); break;
+        case 'event': listener.event?.(message.event); break;
+        case 'log': listener.log?.(message.record); break;
+        case 'ended': resolve({ outcome: message.outcome, report: message.report }); break;
+        case 'error':
+          reject(message.defect === undefined ? new UserError(message.message, message.fix, message.exit as ExitName) : new Error(`${message.message}\n${message.defect}`));
+          break;
+      }
+    });
+    worker.on('error', reject);
+    worker.on('exit', () => reject(new Error('the machine\'s thread ended without a result')));
+  });
+  const close = () => {
+    port1.close();
+    links.close();
+    void worker.terminate();
+  };
+  ended.then(close, close);
+  return { input: (bytes) => post({ kind: 'input', bytes }), stop: () => post({ kind: 'stop' }), ended };
+}

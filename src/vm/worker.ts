@@ -1,0 +1,51 @@
+/** The machine's thread: runs one Vm to its end. Messages from the main thread are taken between slices of guest execution. */
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { UserError } from '../base/errors.ts';
+import type { VmCommand, VmMessage } from './config.ts';
+import type { WorkerData } from './host.ts';
+import { Vm } from './vm.ts';
+
+const { config, bell, links, port } = workerData as WorkerData & { port: MessagePort };
+const send = (message: VmMessage) => parentPort?.postMessage(message);
+const bellWords = new Int32Array(bell);
+
+/** Console bytes are sent in pieces: at a line's end, when many, or when the guest idles. */
+const CONSOLE_PIECE = 4096;
+const pending: number[] = [];
+function flush(): void {
+  if (pending.length) send({ kind: 'console', bytes: Uint8Array.from(pending.splice(0)) });
+}
+
+let seen = 0;
+try {
+  const vm = await Vm.create(config, links, {
+    console(byte) {
+      pending.push(byte);
+      if (byte === 0x0a || pending.length >= CONSOLE_PIECE) flush();
+    },
+    event: (event) => send({ kind: 'event', event }),
+    log: (record) => send({ kind: 'log', record }),
+    poll() {
+      const rung = Atomics.load(bellWords, 0);
+      if (rung === seen) return;
+      seen = rung;
+      for (let message = receiveMessageOnPort(port); message; message = receiveMessageOnPort(port)) {
+        const command = message.message as VmCommand;
+        if (command.kind === 'input') vm.input(command.bytes);
+        else vm.stop();
+      }
+      vm.pollLinks();
+    },
+    sleep(milliseconds) {
+      flush();
+      Atomics.wait(bellWords, 0, seen, milliseconds);
+    },
+  });
+  const outcome = vm.run();
+  flush();
+  send({ kind: 'ended', outcome, report: vm.report() });
+} catch (error) {
+  flush();
+  if (error instanceof UserError) send({ kind: 'error', message: error.message, fix: error.fix, exit: error.exit });
+  else send({ kind: 'error', message: String(error), defect: (error as Error)?.stack ?? '' });
+}
