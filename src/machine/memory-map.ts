@@ -31,7 +31,6 @@ export const PORTS = {
   cmos: { start: 0x70, size: 2 },
   post: { start: 0x80, size: 1 },
   serial: { start: 0x3f8, size: 8 },
-  debugExit: { start: 0xf4, size: 4 },
   acpiPm: { start: 0x600, size: 12 },
   pciConfig: { start: 0xcf8, size: 8 },
   pciIo: { start: 0x1000, size: 0xf000 },
