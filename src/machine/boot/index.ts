@@ -6,7 +6,7 @@ import { type BootInput, bootLinux64 } from './linux64.ts';
 import { bootMultiboot, hasMultibootHeader } from './multiboot.ts';
 import { bootPvh } from './pvh.ts';
 
-export type { BootInput, MemoryMapEntry } from './linux64.ts';
+export type { BootInput } from './linux64.ts';
 export type BootProtocol = 'linux64' | 'pvh' | 'multiboot';
 
 /**

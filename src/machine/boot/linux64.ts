@@ -2,10 +2,11 @@
 import type { Cpu, GuestMemory } from '../../engine/contract.ts';
 import { enterLongMode } from './cpu-state.ts';
 import { loadCommandLine, loadInitramfs, loadSegments } from './image.ts';
+import type { MemoryMapEntry } from '../memory-map.ts';
 import { BOOT_LAYOUT } from './layout.ts';
 
-/** E820 types: 1 usable RAM, 2 reserved, 3 ACPI reclaimable. */
-export interface MemoryMapEntry { start: number; size: number; type: number }
+/** Range types of a memory map, the same in E820, PVH and (1 alone) Multiboot (ACPI 15, table 15.2). */
+export const E820_TYPE = { ram: 1, reserved: 2 } as const;
 
 export interface BootInput {
   elf: Uint8Array;
@@ -49,8 +50,8 @@ export function bootLinux64(cpu: Cpu, memory: GuestMemory, input: BootInput): vo
   map.forEach((entry, index) => {
     const at = PARAMS.e820 + index * 20;
     params.setBigUint64(at, BigInt(entry.start), true);
-    params.setBigUint64(at + 8, BigInt(entry.size), true);
-    params.setUint32(at + 16, entry.type, true);
+    params.setBigUint64(at + 8, BigInt(entry.end - entry.start), true);
+    params.setUint32(at + 16, E820_TYPE[entry.type], true);
   });
   enterLongMode(cpu, memory, Number(image.entry), { rsi: BOOT_LAYOUT.bootParams, rsp: BOOT_LAYOUT.stack });
 }

@@ -3,7 +3,7 @@ import type { Cpu, GuestMemory } from '../../engine/contract.ts';
 import { enterProtectedMode } from './cpu-state.ts';
 import { loadCommandLine, loadInitramfs, loadSegments } from './image.ts';
 import { BOOT_LAYOUT } from './layout.ts';
-import type { BootInput } from './linux64.ts';
+import { type BootInput, E820_TYPE } from './linux64.ts';
 
 const HEADER_MAGIC = 0x1badb002;
 const LOADER_MAGIC = 0x2badb002;
@@ -47,8 +47,8 @@ export function bootMultiboot(cpu: Cpu, memory: GuestMemory, input: BootInput): 
     const at = index * MAP_ENTRY_SIZE;
     map.setUint32(at, MAP_ENTRY_SIZE - 4, true);
     map.setBigUint64(at + 4, BigInt(range.start), true);
-    map.setBigUint64(at + 12, BigInt(range.size), true);
-    map.setUint32(at + 20, range.type === 1 ? 1 : 2, true);
+    map.setBigUint64(at + 12, BigInt(range.end - range.start), true);
+    map.setUint32(at + 20, E820_TYPE[range.type], true);
   });
   enterProtectedMode(cpu, memory, Number(image.entry), { rax: LOADER_MAGIC, rbx: BOOT_LAYOUT.startInfo });
 }

@@ -3,7 +3,7 @@ import type { Cpu, GuestMemory } from '../../engine/contract.ts';
 import { enterProtectedMode } from './cpu-state.ts';
 import { loadCommandLine, loadInitramfs, loadSegments } from './image.ts';
 import { BOOT_LAYOUT } from './layout.ts';
-import type { BootInput } from './linux64.ts';
+import { type BootInput, E820_TYPE } from './linux64.ts';
 
 const START_MAGIC = 0x336ec578;
 const MAP_ENTRY_SIZE = 24;
@@ -31,8 +31,8 @@ export function bootPvh(cpu: Cpu, memory: GuestMemory, input: BootInput, entry: 
   const map = new DataView(memory.bytes.buffer, base + BOOT_LAYOUT.multibootMap, input.memoryMap.length * MAP_ENTRY_SIZE);
   input.memoryMap.forEach((range, index) => {
     map.setBigUint64(index * MAP_ENTRY_SIZE, BigInt(range.start), true);
-    map.setBigUint64(index * MAP_ENTRY_SIZE + 8, BigInt(range.size), true);
-    map.setUint32(index * MAP_ENTRY_SIZE + 16, range.type, true);
+    map.setBigUint64(index * MAP_ENTRY_SIZE + 8, BigInt(range.end - range.start), true);
+    map.setUint32(index * MAP_ENTRY_SIZE + 16, E820_TYPE[range.type], true);
   });
   enterProtectedMode(cpu, memory, entry, { rbx: BOOT_LAYOUT.startInfo });
 }
