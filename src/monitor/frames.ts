@@ -1,0 +1,165 @@
+/**
+ * Frames: the record of every unfinished crossing (P8). Keyed by {stack pointer, kind}, newest first on each kernel stack, because
+ * threads block in call-outs and go on elsewhere. All storage is typed arrays of fixed size: nothing a guest does makes it grow,
+ * nothing is allocated at a crossing, and it can lie in shared memory when several threads run CPUs.
+ */
+import { REGISTER_COUNT } from '../engine/contract.ts';
+
+export const FRAME = { callIn: 1, callOut: 2, event: 3 } as const;
+export type FrameKind = (typeof FRAME)[keyof typeof FRAME];
+
+/** Linux kernel stacks are 16 KiB, aligned to their size (arch/x86/include/asm/page_64_types.h: THREAD_SIZE_ORDER 2). */
+export const STACK_SIZE = 16384;
+/** Return addresses that one frame can seal: module calls nested within one entry. */
+export const SEALS = 48;
+const REGISTER_HALVES = 2 * REGISTER_COUNT;
+const BUCKETS = 1024;
+
+/** Bucket of a stack. The key is the stack pointer after a return: the slot below it is surely on the stack, the key may be its end. */
+const bucketOf = (key: number) => ((key - 8) >>> 14) & (BUCKETS - 1);
+const stackOf = (key: number) => Math.floor((key - 8) / STACK_SIZE);
+
+/** Tells whether two addresses on the same 16 KiB lie on one stack: stacks that are not aligned have an unmapped guard page between them. */
+export type SameStack = (low: number, high: number) => boolean;
+
+export class Frames {
+  readonly kind: Uint8Array;
+  /** Serial number of the instance. */
+  readonly instance: Float64Array;
+  /** Stack pointer with which the crossing ends. */
+  readonly key: Float64Array;
+  /** Where the crossing ends: return address, or the interrupted RIP. */
+  readonly address: Float64Array;
+  /** call-in, call-out: gate index, -1 for an indirect call. event: vector, less 256 unless an exception. */
+  readonly detail: Int32Array;
+  /** Saved register halves, REGISTER_HALVES per frame, as in `Registers.halves`. */
+  readonly registers: Uint32Array;
+  readonly sealCount: Uint8Array;
+  /** SEALS per frame: address of the slot, and the return address that it holds. */
+  readonly sealSlot: Float64Array;
+  readonly sealValue: Float64Array;
+  private readonly next: Int32Array;
+  private readonly born: Float64Array;
+  private readonly heads = new Int32Array(BUCKETS).fill(-1);
+  private free = 0;
+  private clock = 0;
+  /** Frames in use, and how often the oldest had to go to make room. */
+  live = 0;
+  evicted = 0;
+
+  constructor(readonly capacity: number) {
+    this.kind = new Uint8Array(capacity);
+    this.instance = new Float64Array(capacity);
+    this.key = new Float64Array(capacity);
+    this.address = new Float64Array(capacity);
+    this.detail = new Int32Array(capacity);
+    this.registers = new Uint32Array(capacity * REGISTER_HALVES);
+    this.sealCount = new Uint8Array(capacity);
+    this.sealSlot = new Float64Array(capacity * SEALS);
+    this.sealValue = new Float64Array(capacity * SEALS);
+    this.next = Int32Array.from({ length: capacity }, (_, index) => (index + 1 < capacity ? index + 1 : -1));
+    this.born = new Float64Array(capacity);
+  }
+
+  registersAt(frame: number): number { return frame * REGISTER_HALVES; }
+
+  /**
+   * A new frame, newest on its stack, with no seals. Frames of the same stack below `key` can never end any more (their code was
+   * abandoned: functions that do not return, killed threads) and are dropped; when all are in use, the oldest of all goes.
+   */
+  push(kind: FrameKind, instance: number, key: number, address: number, detail: number, same: SameStack): number {
+    const bucket = bucketOf(key);
+    const stack = stackOf(key);
+    let before = -1;
+    for (let frame = this.heads[bucket]; frame >= 0; ) {
+      const next = this.next[frame];
+      const other = this.key[frame];
+      if (other < key && stackOf(other) === stack && same(other, key)) this.unlink(bucket, before, frame);
+      else before = frame;
+      frame = next;
+    }
+    if (this.free < 0) this.evictOldest();
+    const frame = this.free;
+    this.free = this.next[frame];
+    this.next[frame] = this.heads[bucket];
+    this.heads[bucket] = frame;
+    this.kind[frame] = kind;
+    this.instance[frame] = instance;
+    this.key[frame] = key;
+    this.address[frame] = address;
+    this.detail[frame] = detail;
+    this.sealCount[frame] = 0;
+    this.born[frame] = this.clock++;
+    this.live += 1;
+    return frame;
+  }
+
+  /** The newest frame with this key and kind of this instance, or -1. */
+  find(kind: FrameKind, instance: number, key: number): number {
+    for (let frame = this.heads[bucketOf(key)]; frame >= 0; frame = this.next[frame]) {
+      if (this.key[frame] === key && this.kind[frame] === kind && this.instance[frame] === instance) return frame;
+    }
+    return -1;
+  }
+
+  /** The newest frame of this kind and instance on the stack that holds `pointer`, at or above it, or -1. */
+  newestOnStack(kind: FrameKind, instance: number, pointer: number, same: SameStack): number {
+    const stack = stackOf(pointer + 8);
+    for (let frame = this.heads[bucketOf(pointer + 8)]; frame >= 0; frame = this.next[frame]) {
+      const key = this.key[frame];
+      if (this.kind[frame] !== kind || this.instance[frame] !== instance || key < pointer || stackOf(key) !== stack) continue;
+      if (same(pointer, key)) return frame;
+    }
+    return -1;
+  }
+
+  /**
+   * Uses a frame up: it and all newer ones of its stack are gone (what they stood for was nested in it and is abandoned).
+   * Its fields stay readable until the next `push`.
+   */
+  take(frame: number, same: SameStack): void {
+    const key = this.key[frame];
+    const bucket = bucketOf(key);
+    const stack = stackOf(key);
+    let before = -1;
+    for (let other = this.heads[bucket]; other !== frame; ) {
+      const next = this.next[other];
+      const low = this.key[other];
+      if (stackOf(low) === stack && same(Math.min(low, key), Math.max(low, key))) this.unlink(bucket, before, other);
+      else before = other;
+      other = next;
+    }
+    this.unlink(bucket, before, frame);
+  }
+
+  /** Drops every frame of an instance. */
+  dropInstance(instance: number): void {
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      let before = -1;
+      for (let frame = this.heads[bucket]; frame >= 0; ) {
+        const next = this.next[frame];
+        if (this.instance[frame] === instance) this.unlink(bucket, before, frame);
+        else before = frame;
+        frame = next;
+      }
+    }
+  }
+
+  private unlink(bucket: number, before: number, frame: number): void {
+    if (before < 0) this.heads[bucket] = this.next[frame];
+    else this.next[before] = this.next[frame];
+    this.next[frame] = this.free;
+    this.free = frame;
+    this.live -= 1;
+  }
+
+  private evictOldest(): void {
+    let oldest = 0;
+    for (let frame = 1; frame < this.capacity; frame++) if (this.born[frame] < this.born[oldest]) oldest = frame;
+    const bucket = bucketOf(this.key[oldest]);
+    let before = -1;
+    for (let frame = this.heads[bucket]; frame !== oldest; frame = this.next[frame]) before = frame;
+    this.unlink(bucket, before, oldest);
+    this.evicted += 1;
+  }
+}

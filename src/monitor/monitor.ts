@@ -1,0 +1,503 @@
+/**
+ * The reference monitor: decides on every exit that concerns a guarded module. Engine-free and without I/O; knows the contract alone.
+ *
+ * Which crossing an exit is, stands here; how a crossing is done, in border.ts; how a module is recognised, in loader.ts.
+ */
+import { hex } from '../base/hex.ts';
+import type { Log } from '../base/log.ts';
+import { PAGE_SIZE, REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
+import type { Cpu, Engine, Exit, PendingEvent } from '../engine/contract.ts';
+import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
+import { createAudit } from './audit.ts';
+import type { AuditBody, AuditPort } from './audit.ts';
+import { Border } from './border.ts';
+import { ramPage } from './guest-memory.ts';
+import type { ImageSource } from './image.ts';
+import { GATE, Instance } from './instance.ts';
+import { looksLikeGate, matchingOffsets, verify } from './loader.ts';
+import type { Privilege } from './privilege.ts';
+import { ENDINGS, REFUSALS, VIOLATIONS } from './reasons.ts';
+import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
+import { Refusal } from './solve.ts';
+
+export type ViolationPolicy = 'quarantine' | 'stop' | 'log';
+
+/** What the administrator says about a registered image. */
+export type Decision =
+  | { granted: true; privileges: readonly Privilege[]; onViolation: ViolationPolicy }
+  | { granted: false; reason: string };
+
+export interface RegisteredModule {
+  readonly image: ImageSource;
+  /** SHA-256 of the guarded .ko, hex: for people and audit. */
+  readonly digest: string;
+  readonly decision: Decision;
+}
+
+export interface MonitorOptions {
+  engine: Engine;
+  modules: readonly RegisteredModule[];
+  log: Log;
+  audit: AuditPort;
+}
+
+/** handled: go on with `run`. not-mine: the machine answers. stop: end the virtual machine. */
+export type Verdict = 'handled' | 'not-mine' | { stop: string };
+
+export interface CrossingCounters {
+  callIn: number; returnOut: number; callOut: number; returnIn: number; eventOut: number; resume: number; internal: number; refused: number;
+}
+export interface ModuleStatus {
+  module: string;
+  digest: string;
+  granted: boolean;
+  privileges: string[];
+  instances: { instance: number; state: 'loading' | 'live' | 'quarantined'; base: string; textPages: number; privatePages: number; crossings: number }[];
+  /** Over all instances, most frequent first. */
+  callOuts: { symbol: string; count: number }[];
+  callIns: { symbol: string; count: number }[];
+}
+export interface Counted<Reason extends string> { reason: Reason; count: number; explanation: string }
+
+/** Slots of the frame owner map are bytes; no guest needs more modules at once. */
+const MAX_INSTANCES = 64;
+/** Instruction fetch (bit 4), protection (bit 0), from user mode (bit 2): page fault error code, Intel SDM vol. 3, 4.7. */
+const FETCH_FAULT = 0x11;
+const USER_FAULT = 0x4;
+const PAGE_FAULT = 14;
+const INDIRECT = '(by pointer)';
+
+interface Registration extends RegisteredModule { readonly callOuts: Map<string, number>; readonly callIns: Map<string, number> }
+
+export class Monitor {
+  readonly crossings: CrossingCounters = { callIn: 0, returnOut: 0, callOut: 0, returnIn: 0, eventOut: 0, resume: 0, internal: 0, refused: 0 };
+  private readonly engine: Engine;
+  private readonly log: Log;
+  private readonly emit: (body: AuditBody) => boolean;
+  private readonly border: Border;
+  private readonly owners: Uint8Array;
+  private readonly registrations: readonly Registration[];
+  private readonly registrationOf = new Map<Instance, Registration>();
+  private instances: Instance[] = [];
+  private serial = 0;
+  private readonly refusalCounts = new Map<RefusalReason, number>();
+  private readonly violationCounts = new Map<ViolationReason, number>();
+  private readonly refusalDetails = new Map<RefusalReason, string>();
+
+  constructor(options: MonitorOptions) {
+    this.engine = options.engine;
+    this.log = options.log;
+    this.emit = createAudit(options.audit, () => options.engine.clock.now());
+    this.owners = new Uint8Array(Math.ceil(options.engine.memory.size / PAGE_SIZE));
+    this.border = new Border(options.engine, this.owners);
+    this.registrations = options.modules.map((module) => ({ ...module, callOuts: new Map(), callIns: new Map() }));
+    for (const { image, digest, decision } of this.registrations) {
+      const privileges = decision.granted ? decision.privileges.map(({ description }) => description) : [];
+      this.emit({ event: 'module.registered', module: image.module, image: digest, granted: decision.granted, privileges });
+    }
+  }
+
+  /** Decides on an exit of `cpu`. Called between two `run`s of that CPU, on the thread that runs all CPUs. */
+  handle(cpu: Cpu, exit: Exit): Verdict {
+    switch (exit.kind) {
+      case 'io': return exit.write && exit.port === GATE_PORT ? this.gate(cpu, exit.address) : 'not-mine';
+      case 'fetch': return this.fetch(cpu, exit.address);
+      case 'event': return this.event(cpu, exit.event);
+      case 'mmio': return exit.write && exit.gpa < this.engine.memory.size ? this.ramWrite(cpu, exit.gpa, exit.size, exit.value) : 'not-mine';
+      case 'halt': case 'mwait': case 'msr': case 'window': case 'budget': case 'shutdown': case 'debug': return 'not-mine';
+    }
+  }
+
+  /** The instance whose view `cpu` is in, for questions of the machine ("who asks?"); undefined outside. */
+  insideModule(cpu: Cpu): string | undefined {
+    return this.border.inside[cpu.index]?.module;
+  }
+
+  modules(): ModuleStatus[] {
+    return this.registrations.map((registration) => {
+      const { image, digest, decision } = registration;
+      const own = this.instances.filter((instance) => this.registrationOf.get(instance) === registration);
+      const callOuts = new Map(registration.callOuts);
+      const callIns = new Map(registration.callIns);
+      for (const instance of own) addCounts(instance, callOuts, callIns);
+      return {
+        module: image.module, digest, granted: decision.granted,
+        privileges: decision.granted ? decision.privileges.map(({ description }) => description) : [],
+        instances: own.map(({ instance, state, gateBase, textPages, privatePages, crossings }) => ({
+          instance, state: state === 'ended' ? 'quarantined' : state, base: hex(gateBase), textPages, privatePages, crossings,
+        })),
+        callOuts: sorted(callOuts), callIns: sorted(callIns),
+      };
+    });
+  }
+
+  /** Refusals and violations so far, with counts; `detail` is that of the last one. */
+  refusals(): (Counted<RefusalReason> & { detail: string })[] {
+    return [...this.refusalCounts].map(([reason, count]) => ({
+      reason, count, explanation: REFUSALS[reason], detail: this.refusalDetails.get(reason) ?? '',
+    }));
+  }
+  violations(): Counted<ViolationReason>[] {
+    return [...this.violationCounts].map(([reason, count]) => ({ reason, count, explanation: VIOLATIONS[reason] }));
+  }
+  /** Unfinished crossings now, and how many had to make room for newer ones. */
+  frames(): { live: number; evicted: number } {
+    return { live: this.border.frames.live, evicted: this.border.frames.evicted };
+  }
+
+  /** The virtual machine stops: every instance ends. No CPU may be running. */
+  end(): void {
+    for (const instance of [...this.instances]) this.endInstance(instance, 'stopped');
+  }
+
+  private gate(cpu: Cpu, address: number): Verdict {
+    const inside = this.border.inside[cpu.index];
+    if (inside !== null) return this.gateInside(cpu, inside, address);
+    for (const instance of this.instances) {
+      const offset = address - instance.gateBase;
+      if (offset >= 0 && offset < instance.gateBytes && (offset & (GATE_SIZE - 1)) === 0) return this.gateOutside(cpu, instance, offset / GATE_SIZE, address);
+    }
+    return this.unknownGate(cpu, address);
+  }
+
+  /** A gate in the module view: the module's own text reached it. */
+  private gateInside(cpu: Cpu, instance: Instance, address: number): Verdict {
+    const gate = (address - instance.gateBase) / GATE_SIZE;
+    switch (instance.gateKind[gate]) {
+      case GATE.call: {
+        const broken = this.border.callOut(cpu, instance, instance.gateTarget[gate], gate);
+        if (broken !== null) return this.violation(cpu, instance, broken, `call-out to ${gateName(instance, gate)}`);
+        this.count(instance, gate, 'callOut');
+        return 'handled';
+      }
+      case GATE.return: return this.returnOut(cpu, instance);
+      case GATE.entry:
+        this.count(instance, gate, 'internal');
+        setRegisterAddress(cpu.registers, REG.rip, instance.gateTarget[gate]);
+        return 'handled';
+      case GATE['re-entry']: return this.violation(cpu, instance, 'gate-misused', 're-entry gate reached from inside the module');
+      default: return 'not-mine'; // an `out` in the module's own text
+    }
+  }
+
+  private returnOut(cpu: Cpu, instance: Instance): Verdict {
+    const frame = this.border.returnOut(cpu, instance);
+    if (frame < 0) return this.violation(cpu, instance, 'no-frame', `return-out at stack pointer ${stackPointer(cpu)}`);
+    this.count(instance, -1, 'returnOut');
+    const failed = (cpu.registers.halves[2 * REG.rax] | 0) < 0; // int: only EAX counts
+    this.entryDone(instance, this.border.frames.detail[frame], failed);
+    return 'handled';
+  }
+
+  /** What the end of an entry means for the instance. */
+  private entryDone(instance: Instance, gate: number, failed: boolean): void {
+    if (gate === instance.image.cleanupGate) this.endInstance(instance, 'unloaded');
+    else if (gate !== instance.image.initGate) return;
+    else if (failed) this.endInstance(instance, 'init-failed');
+    else {
+      instance.dropInit();
+      if (instance.state !== 'loading') return;
+      instance.state = 'live';
+      this.emit({ event: 'module.live', module: instance.module, instance: instance.instance });
+    }
+  }
+
+  /** A gate in the untrusted view: its page is executable for everyone. */
+  private gateOutside(cpu: Cpu, instance: Instance, gate: number, address: number): Verdict {
+    const kind = instance.gateKind[gate];
+    if (kind === GATE.unused) return 'not-mine';
+    if (cpu.privilegeLevel !== 0) return this.violation(cpu, instance, 'not-kernel-mode', `gate ${gate} at CPL ${cpu.privilegeLevel}`);
+    if (kind === GATE['re-entry']) return this.returnIn(cpu, instance);
+    // The interrupted instruction may have been the gate's own.
+    if (this.border.interruptedAt(cpu, instance, address)) return this.resume(cpu, instance, address);
+    if (kind === GATE.entry) return this.callIn(cpu, instance, gate, address);
+    return this.violation(cpu, instance, 'gate-misused', `${gateName(instance, gate)} reached by the kernel`);
+  }
+
+  private callIn(cpu: Cpu, instance: Instance, gate: number, address: number): Verdict {
+    const page = address - (address & (PAGE_SIZE - 1));
+    if (ramPage(cpu, this.engine.memory, page) !== instance.frameAt(page)) {
+      this.endInstance(instance, 'memory-reused');
+      return this.unknownGate(cpu, address);
+    }
+    const what = gateName(instance, gate);
+    if (instance.state === 'quarantined') {
+      this.refuse(cpu, instance.module, 'quarantined', what);
+      if (gate === instance.image.cleanupGate) this.endInstance(instance, 'unloaded');
+      return 'handled';
+    }
+    if (gate === instance.image.initGate && instance.initEntered) return this.refuse(cpu, instance.module, 'init-again', what);
+    if (instance.gateInit[gate] === 1 && instance.state !== 'loading') return this.refuse(cpu, instance.module, 'init-gone', what);
+    const broken = this.border.callIn(cpu, instance, gate);
+    if (broken !== null) return this.violation(cpu, instance, broken, `entry ${what} with stack pointer ${stackPointer(cpu)}`);
+    if (gate === instance.image.initGate) instance.initEntered = true;
+    this.count(instance, gate, 'callIn');
+    return 'handled';
+  }
+
+  private returnIn(cpu: Cpu, instance: Instance): Verdict {
+    if (instance.state === 'quarantined') {
+      this.countRefusal(instance.module, 'quarantined', 'a kernel function returned to it');
+      this.abandon(cpu, instance);
+      return 'handled';
+    }
+    const broken = this.border.returnIn(cpu, instance);
+    if (broken !== null) return this.violation(cpu, instance, broken, `return-in at stack pointer ${stackPointer(cpu)}`);
+    this.count(instance, -1, 'returnIn');
+    return 'handled';
+  }
+
+  private fetch(cpu: Cpu, address: number): Verdict {
+    const inside = this.border.inside[cpu.index];
+    if (inside !== null) return this.fetchInside(cpu, inside, address);
+    const instance = this.ownerOf(cpu, address);
+    if (!instance) return 'not-mine';
+    if (cpu.privilegeLevel !== 0 || !instance.code.holds(address)) {
+      const verdict = this.violation(cpu, instance, 'text-fetch', `at ${hex(address)}, CPL ${cpu.privilegeLevel}`);
+      this.deliverFetchFault(cpu, address);
+      return verdict;
+    }
+    return this.resume(cpu, instance, address);
+  }
+
+  /** In the module view, the next instruction is not the module's: a call by pointer, or a wild jump. */
+  private fetchInside(cpu: Cpu, instance: Instance, address: number): Verdict {
+    const own = instance.ranges.some(({ start, end }) => address >= start && address < end);
+    if (!(address < 0) || own) return this.violation(cpu, instance, 'wild-fetch', `to ${hex(address)}`);
+    const broken = this.border.callOut(cpu, instance, address, -1);
+    if (broken !== null) {
+      return this.violation(cpu, instance, broken === 'return-address' ? 'wild-fetch' : broken, `to ${hex(address)}`);
+    }
+    this.count(instance, -1, 'callOut');
+    instance.indirectCalls += 1;
+    return 'handled';
+  }
+
+  private event(cpu: Cpu, event: PendingEvent): Verdict {
+    const instance = this.border.inside[cpu.index];
+    if (instance === null) return 'not-mine';
+    let verdict: Verdict = 'handled';
+    const rip = registerAddress(cpu.registers, REG.rip);
+    if (!instance.code.holds(rip)) {
+      // The module has just jumped out: that border comes first, then the event finds ordinary kernel code.
+      verdict = this.fetchInside(cpu, instance, rip);
+    } else {
+      const broken = this.border.eventOut(cpu, instance, event);
+      if (broken === null) this.count(instance, -1, 'eventOut');
+      else verdict = this.breach(cpu, instance, broken, `event ${event.vector} at ${hex(rip)}`);
+    }
+    cpu.deliver(event);
+    return verdict;
+  }
+
+  private resume(cpu: Cpu, instance: Instance, address: number): Verdict {
+    if (instance.state === 'quarantined') {
+      this.countRefusal(instance.module, 'quarantined', 'the kernel came back to interrupted code');
+      if (!this.abandon(cpu, instance)) this.deliverFetchFault(cpu, address);
+      return 'handled';
+    }
+    const broken = this.border.resume(cpu, instance, address);
+    if (broken === null) {
+      this.count(instance, -1, 'resume');
+      return 'handled';
+    }
+    const verdict = this.breach(cpu, instance, broken, `at ${hex(address)}, stack pointer ${stackPointer(cpu)}`);
+    // A wild jump is the kernel's own and gets a page fault; only a broken seal ends what the module was doing.
+    const wild = broken === 'text-fetch' || broken === 'resume-mismatch';
+    if (wild || !this.abandon(cpu, instance)) this.deliverFetchFault(cpu, address);
+    return verdict;
+  }
+
+  /** The kernel wrote to a frame that is not writable in this view. */
+  private ramWrite(cpu: Cpu, gpa: number, size: 1 | 2 | 4, value: number): Verdict {
+    const slot = this.owners[Math.floor(gpa / PAGE_SIZE)];
+    const instance = this.instances.find((candidate) => candidate.slot === slot);
+    if (!instance) return 'not-mine';
+    const address = instance.addressOf(gpa);
+    if (ramPage(cpu, this.engine.memory, address) === gpa - (gpa % PAGE_SIZE)) {
+      return this.breach(cpu, instance, 'text-write', `${size} bytes at ${hex(address + (gpa % PAGE_SIZE))}, dropped`);
+    }
+    // The module's address no longer leads to this frame: the guest freed the module without a word, and uses its memory.
+    this.endInstance(instance, 'memory-reused');
+    const { bytes } = this.engine.memory;
+    for (let byte = 0; byte < size && gpa + byte < bytes.length; byte++) bytes[gpa + byte] = value >>> (8 * byte);
+    this.engine.memory.written(gpa, size);
+    return 'handled';
+  }
+
+  /** A gate of no instance: a module is being loaded, or somebody plays with the port. */
+  private unknownGate(cpu: Cpu, address: number): Verdict {
+    const { memory } = this.engine;
+    if (cpu.privilegeLevel !== 0 || !looksLikeGate(cpu, memory, address)) return 'not-mine';
+    for (const instance of [...this.instances]) {
+      const page = instance.gateBase;
+      if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
+    }
+    let best: { module: string; reason: RefusalReason; detail: string } = { module: '(unknown)', reason: 'not-registered', detail: `gate at ${hex(address)}` };
+    for (const registration of this.registrations) {
+      for (const offset of matchingOffsets(cpu, memory, registration.image, address)) {
+        const { image, decision } = registration;
+        const gate = offset / GATE_SIZE;
+        if (!decision.granted) {
+          if (best.reason === 'not-registered') best = { module: image.module, reason: 'no-grant', detail: decision.reason };
+        } else if (image.initGate >= 0 && gate !== image.initGate) {
+          best = { module: image.module, reason: 'init-not-first', detail: `entered at gate ${gate}` };
+        } else {
+          const result = this.load(cpu, registration, decision.privileges, address - offset);
+          if (result instanceof Instance) return this.callIn(cpu, result, gate, address);
+          best = { module: image.module, reason: result.reason, detail: result.detail };
+        }
+      }
+    }
+    return this.refuse(cpu, best.module, best.reason, best.detail);
+  }
+
+  private load(cpu: Cpu, registration: Registration, privileges: readonly Privilege[], gateBase: number): Instance | Refusal {
+    const { image } = registration;
+    const slot = this.freeSlot();
+    if (slot === 0) return new Refusal('too-many-instances', `${MAX_INSTANCES}`);
+    let instance: Instance;
+    try {
+      const { solution, placement, frames } = verify(cpu, this.engine.memory, image, gateBase, this.owners);
+      const overlap = placement.ranges.find((range) => this.border.occupied.some(({ start, end }) => range.start < end && range.end > start));
+      if (overlap) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
+      this.serial += 1;
+      instance = new Instance(this.engine, this.owners, slot, this.serial, image, solution, placement, (page) => frames.get(page) ?? -1);
+      if (placement.unguarded.length > 0) {
+        this.log.warn('constants share a page with kernel data and stay in guest memory', { module: image.module, sections: placement.unguarded });
+      }
+    } catch (error) {
+      if (error instanceof Refusal) return error;
+      if (error instanceof RangeError) return new Refusal('out-of-host-pages', error.message);
+      throw error;
+    }
+    this.instances.push(instance);
+    this.registrationOf.set(instance, registration);
+    this.updateOccupied();
+    instance.attach(privileges);
+    const about = { module: image.module, instance: instance.instance };
+    if (this.emit({ event: 'module.loaded', ...about, base: hex(gateBase), textPages: instance.textPages, privatePages: instance.privatePages })) {
+      this.log.info('module loaded and verified', { ...about, gates: hex(gateBase), textPages: instance.textPages });
+    }
+    for (const { description } of privileges) this.emit({ event: 'privilege.attached', ...about, privilege: description });
+    return instance;
+  }
+
+  /** Refuses an entry: the call returns -1 to the kernel. */
+  private refuse(cpu: Cpu, module: string, reason: RefusalReason, detail: string): Verdict {
+    this.border.refuse(cpu); // where the stack cannot be read, the int3 behind the gate answers
+    this.countRefusal(module, reason, detail);
+    return 'handled';
+  }
+
+  private countRefusal(module: string, reason: RefusalReason, detail: string): void {
+    this.crossings.refused += 1;
+    this.refusalCounts.set(reason, (this.refusalCounts.get(reason) ?? 0) + 1);
+    this.refusalDetails.set(reason, `${module}: ${detail}`);
+    if (this.emit({ event: 'module.refused', module, reason, detail })) this.log.warn(`refused: ${REFUSALS[reason]}`, { module, reason, detail });
+  }
+
+  /** A breach by a thread of the module: what it was doing ends with -1 to the kernel. */
+  private violation(cpu: Cpu, instance: Instance, reason: ViolationReason, detail: string): Verdict {
+    const verdict = this.breach(cpu, instance, reason, detail);
+    const misuse = reason === 'gate-misused' || reason === 'no-frame' || reason === 'not-kernel-mode' || reason === 'text-fetch';
+    const inside = this.border.inside[cpu.index] === instance;
+    // Outside the module these are the kernel's own doing: the int3 behind the gate (or a page fault) is its answer.
+    if (inside || !misuse) this.abandon(cpu, instance);
+    return verdict;
+  }
+
+  /** Records a broken rule and applies the policy. The CPU stays where it is. */
+  private breach(cpu: Cpu, instance: Instance, reason: ViolationReason, detail: string): Verdict {
+    const count = (this.violationCounts.get(reason) ?? 0) + 1;
+    this.violationCounts.set(reason, count);
+    const about = { module: instance.module, instance: instance.instance };
+    if (this.emit({ event: 'guard.violation', ...about, reason, detail, cpu: cpu.index, count })) {
+      this.log.error(`violation: ${VIOLATIONS[reason]}`, { ...about, reason, detail, cpu: cpu.index });
+    }
+    const decision = this.registrationOf.get(instance)?.decision;
+    const policy: ViolationPolicy = decision?.granted ? decision.onViolation : 'quarantine';
+    if (policy === 'log' || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
+    this.detach(instance);
+    instance.state = 'quarantined';
+    this.emit({ event: 'module.quarantined', ...about, reason });
+    return policy === 'stop' ? { stop: `${instance.module}: ${VIOLATIONS[reason]} (${detail})` } : 'handled';
+  }
+
+  /** True if an entry was ended and the CPU is back in the kernel. */
+  private abandon(cpu: Cpu, instance: Instance): boolean {
+    const frame = this.border.abandon(cpu, instance);
+    if (frame < 0) return false;
+    this.entryDone(instance, this.border.frames.detail[frame], true);
+    return true;
+  }
+
+  private detach(instance: Instance): void {
+    for (const { description } of instance.privileges) {
+      this.emit({ event: 'privilege.detached', module: instance.module, instance: instance.instance, privilege: description });
+    }
+    instance.detach();
+  }
+
+  /** P12: nothing of the instance is left. */
+  private endInstance(instance: Instance, reason: EndReason): void {
+    for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.border.evict(cpu, instance);
+    this.border.frames.dropInstance(instance.instance);
+    this.detach(instance);
+    instance.end();
+    const registration = this.registrationOf.get(instance);
+    if (registration) addCounts(instance, registration.callOuts, registration.callIns);
+    this.registrationOf.delete(instance);
+    this.instances = this.instances.filter((other) => other !== instance);
+    this.updateOccupied();
+    const about = { module: instance.module, instance: instance.instance };
+    if (this.emit({ event: 'module.ended', ...about, reason, crossings: instance.crossings })) {
+      this.log.info(`module ended: ${ENDINGS[reason]}`, { ...about, crossings: instance.crossings });
+    }
+  }
+
+  private deliverFetchFault(cpu: Cpu, address: number): void {
+    const errorCode = cpu.privilegeLevel === 3 ? FETCH_FAULT | USER_FAULT : FETCH_FAULT;
+    cpu.deliver({ type: 'exception', vector: PAGE_FAULT, errorCode, address: BigInt.asUintN(64, BigInt(address)) });
+  }
+
+  /** The instance to whose text an address, or the frame behind it, belongs. */
+  private ownerOf(cpu: Cpu, address: number): Instance | undefined {
+    const named = this.instances.find((instance) => instance.code.holds(address));
+    if (named) return named;
+    const gpa = ramPage(cpu, this.engine.memory, address);
+    const slot = gpa < 0 ? 0 : this.owners[gpa / PAGE_SIZE];
+    return slot === 0 ? undefined : this.instances.find((instance) => instance.slot === slot);
+  }
+
+  private count(instance: Instance, gate: number, crossing: keyof CrossingCounters): void {
+    this.crossings[crossing] += 1;
+    instance.crossings += 1;
+    if (gate >= 0) instance.gateCount[gate] += 1;
+  }
+
+  private freeSlot(): number {
+    for (let slot = 1; slot <= MAX_INSTANCES; slot++) if (!this.instances.some((instance) => instance.slot === slot)) return slot;
+    return 0;
+  }
+
+  private updateOccupied(): void {
+    this.border.occupied = this.instances.flatMap(({ ranges }) => ranges);
+  }
+}
+
+export function createMonitor(options: MonitorOptions): Monitor {
+  return new Monitor(options);
+}
+
+function addCounts(instance: Instance, callOuts: Map<string, number>, callIns: Map<string, number>): void {
+  for (const [gate, count] of instance.gateCount.entries()) {
+    const into = instance.gateKind[gate] === GATE.call ? callOuts : callIns;
+    if (count > 0) into.set(gateName(instance, gate), (into.get(gateName(instance, gate)) ?? 0) + count);
+  }
+  if (instance.indirectCalls > 0) callOuts.set(INDIRECT, (callOuts.get(INDIRECT) ?? 0) + instance.indirectCalls);
+}
+
+const sorted = (counts: Map<string, number>) => [...counts].map(([symbol, count]) => ({ symbol, count })).sort((a, b) => b.count - a.count);
+const gateName = (instance: Instance, gate: number) => instance.image.gates[gate]?.symbol || (instance.image.gates[gate]?.kind ?? 'gate');
+const stackPointer = (cpu: Cpu) => hex(registerAddress(cpu.registers, REG.rsp));
