@@ -1,0 +1,84 @@
+/** From options to a VmConfig: reads and checks every file a run needs, fetching the stock kernel and busybox where none is given. */
+import { basename } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { UserError } from '../base/errors.ts';
+import type { CpioEntry } from '../guest/cpio.ts';
+import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
+import { buildInitramfs } from '../guest/initramfs.ts';
+import { readKernelImage } from '../guest/kernel-image.ts';
+import type { Progress } from '../guest/packages.ts';
+import { parseNet } from '../net/index.ts';
+import { parseJson, parseManifest } from '../policy/schema.ts';
+import type { CardConfig, RegisteredModule, VmConfig } from '../vm/config.ts';
+import { LIMITS, readInput } from './command.ts';
+import { manifestPath } from './link.ts';
+import type { RunOptions } from './run-options.ts';
+
+/** What the stock kernel needs to be told. Self-tests of its crypto cost a second of start and test nothing of ours. */
+const DEFAULT_COMMAND_LINE = 'console=ttyS0 panic=-1 cryptomgr.notests';
+/** First card's slot: 1 and 2 stay free for devices to come. */
+export const FIRST_CARD_SLOT = 3;
+
+export const pciAddress = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
+
+export function cardsOf(nets: readonly string[], captures: readonly string[]): CardConfig[] {
+  if (captures.length > nets.length) throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
+  return nets.map((text, index) => ({
+    slot: FIRST_CARD_SLOT + index,
+    mac: `52:54:00:12:34:${(0x56 + index).toString(16).padStart(2, '0')}`,
+    net: parseNet(text),
+    pcap: captures[index],
+  }));
+}
+
+function registeredModules(options: RunOptions): RegisteredModule[] {
+  const grants = options.grant.map((path) => parseJson(readInput(path, LIMITS.policy, 'grant').toString('utf8'), path));
+  return options.module.map((path) => ({
+    image: readInput(path, LIMITS.module, 'module'),
+    manifest: parseManifest(readInput(manifestPath(path), LIMITS.policy, 'manifest').toString('utf8'), manifestPath(path)),
+    grants,
+  }));
+}
+
+function fileEntries(options: RunOptions): CpioEntry[] {
+  const entries: CpioEntry[] = options.module.map((path) => ({
+    kind: 'file', path: `lib/modules/${basename(path).replace(/\.guarded\.ko$/, '.ko')}`, data: readInput(path, LIMITS.module, 'module'),
+  }));
+  for (const pair of options.put) {
+    const equals = pair.indexOf('=');
+    if (equals < 1) throw new UserError(`--put ${pair}: expected GUEST=HOST`, 'e.g. --put lib/modules/x.ko=./x.ko');
+    const path = pair.slice(0, equals).replace(/^\/+/, '');
+    if (path.split('/').includes('..')) throw new UserError(`--put ${pair}: the guest path leaves the archive`, 'use a path without ..');
+    entries.push({ kind: 'file', path, mode: 0o755, data: readInput(pair.slice(equals + 1), LIMITS.initramfs, 'file') });
+  }
+  if (options.start !== undefined) entries.push({ kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: readInput(options.start, LIMITS.policy, 'script') });
+  return entries;
+}
+
+export async function assemble(options: RunOptions, progress: Progress): Promise<VmConfig> {
+  const kernelPath = options.kernel ?? (await fetchKernel(progress)).image;
+  const file = readInput(kernelPath, LIMITS.kernel, 'kernel');
+  progress({ text: 'unpacking the kernel' });
+  const kernel = await readKernelImage(file, kernelPath);
+  const linux = kernel.setupHeader !== undefined;
+  let initramfs: Uint8Array | undefined;
+  if (options.initramfs !== undefined) initramfs = readInput(options.initramfs, LIMITS.initramfs, 'initramfs');
+  else if (linux) initramfs = buildInitramfs(readFileSync(await fetchBusybox(progress)), fileEntries(options));
+  return {
+    name: options.name,
+    engine: options.engine,
+    clock: options.clock,
+    memory: options.memory,
+    kernel: { elf: kernel.elf, setupHeader: kernel.setupHeader, name: kernelPath },
+    boot: options.boot,
+    initramfs,
+    commandLine: options.commandLine ?? `${linux ? DEFAULT_COMMAND_LINE : ''} ${options.append}`.trim(),
+    modules: registeredModules(options),
+    trustedKeys: options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8')),
+    onViolation: options.onViolation,
+    cards: cardsOf(options.net, options.pcap),
+    debugExitPort: options.debugExit,
+    wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
+    log: options.log,
+  };
+}
