@@ -64,13 +64,13 @@ function classifyInText(section: Section, relocation: Relocation, functions: Fun
     if (type === R.plt32) return problem(section, relocation, 'is a branch relocation on something that is no branch');
     if (typeof symbol.place === 'object' && symbol.place.executable) {
       // The field ends the instruction of a lea, so RIP is offset + 4.
-      return form === 'lea' ? escape(section, relocation, symbol.place, addend + 4, -4, functions) : problem(section, relocation, 'reads or writes own code');
+      return form === 'lea' ? escaping(section, relocation, symbol.place, addend + 4, -4, functions) : problem(section, relocation, 'reads or writes own code');
     }
     if (form === 'memory-call' || form === 'memory-jump') return { kind: 'memory-branch', jump: form === 'memory-jump' };
     return KEEP;
   }
   if (type === R.pc64) return problem(section, relocation, 'is a 64-bit relative field in code, which no known compiler emits');
-  if (typeof symbol.place === 'object' && symbol.place.executable) return escape(section, relocation, symbol.place, addend, 0, functions);
+  if (typeof symbol.place === 'object' && symbol.place.executable) return escaping(section, relocation, symbol.place, addend, 0, functions);
   return KEEP;
 }
 
@@ -94,10 +94,10 @@ function classifyInData(section: Section, relocation: Relocation, functions: Fun
   if (type === R.plt32) return problem(section, relocation, 'is a branch relocation in data');
   if (typeof symbol.place !== 'object' || !symbol.place.executable) return KEEP;
   if (type === R.abs32 || type === R.abs32s) return problem(section, relocation, 'is a 32-bit code address in data');
-  return escape(section, relocation, symbol.place, addend, 0, functions);
+  return escaping(section, relocation, symbol.place, addend, 0, functions);
 }
 
-function escape(section: Section, relocation: Relocation, place: Section, addend: number, newAddend: number, functions: FunctionIndex): Decision {
+function escaping(section: Section, relocation: Relocation, place: Section, addend: number, newAddend: number, functions: FunctionIndex): Decision {
   const offset = relocation.symbol.value + addend;
   const names = functions.at(place, offset);
   if (!names) return problem(section, relocation, `takes the address of code (${place.name}+${hex(offset)}) where no function starts`);
