@@ -13,7 +13,7 @@ import { readKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { buildProbeModule, PROBE_NAME } from '../guest/probe-module.ts';
 import { linkModule } from '../linker/link.ts';
-import { expectedSha256 } from '../net/peer/content.ts';
+import { contentSha256 } from '../net/peer/content.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import { generateKeyPair, signGrant } from '../policy/signing.ts';
 import type { VmConfig } from '../vm/config.ts';
@@ -48,7 +48,7 @@ export function addDemoCommand(program: Command): void {
     if (!(mebibytes > 0 && mebibytes <= 4096)) throw new UserError(`--download ${flags.download}: expected MiB from 1 to 4096`);
     const options = resolveRunOptions({ net: ['peer'], timeout: DEMO_TIMEOUT, ...definedOnly(flags) }, undefined);
     const bytes = Math.round(mebibytes * 1048576);
-    const expected = flags.url ? (flags.sha256 ?? '') : expectedSha256(bytes, SEED);
+    const expected = flags.url ? (flags.sha256 ?? '') : contentSha256(bytes, SEED);
     const url = flags.url ?? `http://${PEER}/file?bytes=${bytes}&seed=${SEED}`;
     const step: Progress = (what) => progress.step(what);
     const { config, kernel } = await prepare(options, url, step);

@@ -112,7 +112,7 @@ export function describeEnd({ outcome, exit }: Ended): string {
     case 'reset': return 'the guest asked for a reset';
     case 'crash': return 'the guest crashed (triple fault)';
     case 'debug-exit': return `the guest ended the run with code ${outcome.code}`;
-    case 'violation': return `guarded module ${outcome.module} broke a border rule: ${outcome.reason}`;
+    case 'violation': return `a guarded module broke a border rule: ${outcome.reason}`;
     case 'failed': return `the machine cannot go on: ${outcome.reason}`;
     case 'stopped': return 'stopped';
     default: return unreachable(outcome);

@@ -51,7 +51,7 @@ export type Outcome =
   | { kind: 'halted' } // HLT with interrupts off on every CPU
   | { kind: 'crash' } // triple fault
   | { kind: 'debug-exit'; code: number }
-  | { kind: 'violation'; module: string; reason: string }
+  | { kind: 'violation'; reason: string }
   | { kind: 'failed'; reason: string }
   | { kind: 'stopped' }; // by the host
 

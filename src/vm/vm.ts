@@ -4,7 +4,7 @@
  */
 import { createLog, type LogRecord } from '../base/log.ts';
 import { type Cpu, type Engine, type Exit, REG } from '../engine/contract.ts';
-import { unreachable, UserError } from '../base/errors.ts';
+import { unreachable } from '../base/errors.ts';
 import { createSoftEngine } from '../engine/soft/engine.ts';
 import { type Board, createBoard } from '../machine/board.ts';
 import { boot } from '../machine/boot/index.ts';
@@ -218,14 +218,12 @@ export class Vm {
       case 'mwait': this.halted = true; break;
       case 'window':
       case 'budget':
-      case 'event':
-      case 'fetch':
         break;
       default: unreachable(exit);
     }
   }
 
-  private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string; module: string }): void {
+  private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string }): void {
     if (verdict === 'not-mine') {
       // A stray write to the gate port by someone who has no guarded module is an ordinary port access.
       if (exit.kind === 'io') {
@@ -234,7 +232,7 @@ export class Vm {
       }
       return this.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
     }
-    this.end({ kind: 'violation', module: verdict.module, reason: verdict.stop });
+    this.end({ kind: 'violation', reason: verdict.stop });
   }
 
   private memoryAccess(exit: Extract<Exit, { kind: 'mmio' }>): void {

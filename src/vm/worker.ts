@@ -9,20 +9,10 @@ const { config, bell, links, port } = workerData as WorkerData & { port: Message
 const send = (message: VmMessage) => parentPort?.postMessage(message);
 const bellWords = new Int32Array(bell);
 
-/** Console bytes are sent in pieces: at a line's end, when many, or when the guest idles. */
-const CONSOLE_PIECE = 4096;
-const pending: number[] = [];
-function flush(): void {
-  if (pending.length) send({ kind: 'console', bytes: Uint8Array.from(pending.splice(0)) });
-}
-
 let seen = 0;
 try {
   const vm = await Vm.create(config, links, {
-    console(byte) {
-      pending.push(byte);
-      if (byte === 0x0a || pending.length >= CONSOLE_PIECE) flush();
-    },
+    console: (bytes) => send({ kind: 'console', bytes }),
     event: (event) => send({ kind: 'event', event }),
     log: (record) => send({ kind: 'log', record }),
     poll() {
@@ -37,15 +27,12 @@ try {
       vm.pollLinks();
     },
     sleep(milliseconds) {
-      flush();
       Atomics.wait(bellWords, 0, seen, milliseconds);
     },
   });
   const outcome = vm.run();
-  flush();
   send({ kind: 'ended', outcome, report: vm.report() });
 } catch (error) {
-  flush();
   if (error instanceof UserError) send({ kind: 'error', message: error.message, fix: error.fix, exit: error.exit });
   else send({ kind: 'error', message: String(error), defect: (error as Error)?.stack ?? '' });
 }

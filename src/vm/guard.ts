@@ -1,0 +1,133 @@
+/**
+ * The guarding of one machine: registered modules and their grants, the privileges they configure, the monitor that decides, and the record of
+ * who was turned away from a withheld device.
+ */
+import { createHash } from 'node:crypto';
+import { UserError } from '../base/errors.ts';
+import { hex } from '../base/hex.ts';
+import { createLog } from '../base/log.ts';
+import { type Cpu, type Engine, type Exit, REG, registerAddress } from '../engine/contract.ts';
+import type { Board } from '../machine/board.ts';
+import type { AuditEvent } from '../monitor/audit.ts';
+import { imageFromElf } from '../monitor/image-elf.ts';
+import { createMonitor, type Decision, type RegisteredModule as MonitoredModule, type Verdict, type ViolationPolicy } from '../monitor/monitor.ts';
+import { manifestDigest } from '../policy/canonical.ts';
+import type { Grant } from '../policy/grant.ts';
+import { verifyGrant } from '../policy/signing.ts';
+import type { PciDevicePort } from '../privileges/pci-device.ts';
+import { PrivilegeSet } from '../privileges/privileges.ts';
+import type { RegisteredModule, VmConfig, VmEvent, VmReport } from './config.ts';
+import type { VmPorts } from './vm.ts';
+
+export interface Guard {
+  handle(cpu: Cpu, exit: Exit): Verdict;
+  /** True if the port belongs to a withheld device that this CPU may not reach now. Counted and logged. */
+  portRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'io' }>): boolean;
+  /** Records a refused access to a withheld window. */
+  windowRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'mmio' }>): void;
+  report(): Pick<VmReport, 'crossings' | 'callOuts' | 'modules' | 'refusals' | 'refusedAccesses'>;
+  /** Ends every instance. */
+  end(): void;
+}
+
+/** Events of refused accesses that are sent one by one; after that each tenfold count. A probe in a loop must not flood the stream. */
+const EVENTS_EACH = 16;
+
+export function createGuard(config: VmConfig, engine: Engine, board: Board, ports: VmPorts): Guard {
+  const log = createLog('monitor', ports.log, config.log);
+  const privileges = new PrivilegeSet({ engine, log: createLog('privileges', ports.log, config.log), pciDevice: (address) => pciDevice(board, address) });
+  const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
+  const audit = (event: AuditEvent) => {
+    if (event.event === 'module.refused') {
+      const key = `${event.module} ${event.reason}`;
+      const known = refusals.get(key) ?? { module: event.module, reason: event.reason, detail: event.detail, count: 0 };
+      known.count += 1;
+      refusals.set(key, known);
+    }
+    ports.event(event);
+  };
+  const modules = config.modules.map((module) => register(module, config, privileges));
+  const monitor = createMonitor({ engine, modules, log, audit });
+  const accesses = { reads: 0, writes: 0, interrupted: 0 };
+
+  const refuse = (cpu: Cpu, space: 'memory' | 'port', address: number, write: boolean) => {
+    if (write) accesses.writes += 1;
+    else accesses.reads += 1;
+    // More exits by interrupt than returns from one: the module's code is interrupted right now, and this access comes from elsewhere.
+    const interrupted = monitor.crossings.eventOut > monitor.crossings.resume;
+    if (interrupted) accesses.interrupted += 1;
+    const count = accesses.reads + accesses.writes;
+    if (count > EVENTS_EACH && !Number.isInteger(Math.log10(count))) return;
+    const owner = board.pci.ownerOf(space === 'port' ? 'io' : 'memory', address);
+    const event: VmEvent = {
+      event: 'window.refused', time: engine.clock.now(), device: owner ? `0000:00:${owner.slot.toString(16).padStart(2, '0')}.0` : '?',
+      access: write ? 'write' : 'read', space, address: hex(address), rip: hex(registerAddress(cpu.registers, REG.rip)), count,
+    };
+    if (interrupted) event.interrupted = 'yes';
+    ports.event(event);
+    log.info('access to a withheld device refused', { ...event });
+  };
+
+  return {
+    handle: (cpu, exit) => monitor.handle(cpu, exit),
+    portRefused(cpu, exit) {
+      if (privileges.portAllowed(cpu, exit.port)) return false;
+      refuse(cpu, 'port', exit.port, exit.write);
+      return true;
+    },
+    windowRefused: (cpu, exit) => refuse(cpu, 'memory', exit.gpa, exit.write),
+    report() {
+      const status = monitor.modules();
+      return {
+        crossings: { ...monitor.crossings },
+        callOuts: status.flatMap(({ module, callOuts }) => callOuts.map((entry) => ({ module, ...entry }))).sort((a, b) => b.count - a.count),
+        modules: status.map(({ module, granted, instances }) => ({
+          module, state: instances.at(-1)?.state ?? (granted ? 'registered' : 'not granted'), crossings: instances.reduce((sum, instance) => sum + instance.crossings, 0),
+        })),
+        refusals: [...refusals.values(), ...monitor.violations().map(({ reason, count, explanation }) => ({ module: '', reason, detail: explanation, count }))],
+        refusedAccesses: { ...accesses },
+      };
+    },
+    end: () => monitor.end(),
+  };
+}
+
+/** Checks digests and grants. A grant that does not hold gives nothing, and says why in the audit stream; a wrong image or key is an error of the caller. */
+function register({ image, manifest, grants }: RegisteredModule, config: VmConfig, privileges: PrivilegeSet): MonitoredModule {
+  const digest = createHash('sha256').update(image).digest('hex');
+  if (digest !== manifest.image) {
+    throw new UserError(`module ${manifest.module}: the image has SHA-256 ${digest}, its manifest says ${manifest.image}`, 'link the module again, or use the manifest made with it', 'refused');
+  }
+  return { image: imageFromElf(image, manifest), digest, decision: decide(manifestDigest(manifest), grants, config, privileges) };
+}
+
+function decide(digest: string, grants: readonly unknown[], config: VmConfig, privileges: PrivilegeSet): Decision {
+  let reason = 'no grant was given';
+  const held: Grant[] = [];
+  for (const signed of grants) {
+    const verdict = verifyGrant(signed, config.trustedKeys, { manifestDigest: digest, vm: config.name, now: new Date() });
+    if (verdict.ok) held.push(verdict.grant);
+    else reason = verdict.detail;
+  }
+  if (held.length === 0) return { granted: false, reason };
+  const policies = [...held.map(({ onViolation }) => onViolation), ...(config.onViolation ? [config.onViolation] : [])];
+  const strictest = (['stop', 'quarantine', 'log'] as const satisfies readonly ViolationPolicy[]).find((policy) => policies.includes(policy)) ?? 'quarantine';
+  return { granted: true, privileges: held.flatMap((grant) => grant.privileges.map((privilege) => privileges.configure(privilege))), onViolation: strictest };
+}
+
+/** A PCI function as the privileges see it. */
+function pciDevice(board: Board, address: string): PciDevicePort | undefined {
+  const match = /^0000:00:([0-9a-f]{2})\.0$/.exec(address);
+  const slot = match ? Number.parseInt(match[1], 16) : -1;
+  const found = board.pci.functions.find((entry) => entry.slot === slot)?.function;
+  if (!found) return undefined;
+  const ranges = (kind: 'memory' | 'io') =>
+    board.pci.barsOf(slot).filter((bar) => bar.kind === kind && bar.decoded).map(({ start, size }) => ({ start, end: start + size }));
+  return {
+    vendor: found.vendor,
+    product: found.device,
+    memoryRanges: () => ranges('memory'),
+    ioRanges: () => ranges('io'),
+    onBarChange: (listener) => board.pci.onBarChange((changed) => { if (changed === slot) listener(); }),
+  };
+}
