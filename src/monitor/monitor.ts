@@ -229,7 +229,11 @@ export class Monitor {
     if (gate === instance.image.initGate && instance.initEntered) return this.refuse(cpu, instance.module, 'init-again', what);
     if (instance.gateInit[gate] === 1 && instance.state !== 'loading') return this.refuse(cpu, instance.module, 'init-gone', what);
     const broken = this.border.callIn(cpu, instance, gate);
-    if (broken !== null) return this.violation(cpu, instance, broken, `entry ${what} with stack pointer ${stackPointer(cpu)}`);
+    if (broken !== null) {
+      const verdict = this.breach(cpu, instance, broken, `entry ${what} with stack pointer ${stackPointer(cpu)}`);
+      this.border.refuse(cpu);
+      return verdict;
+    }
     if (gate === instance.image.initGate) instance.initEntered = true;
     this.count(instance, gate, 'callIn');
     return 'handled';
