@@ -1,0 +1,40 @@
+/**
+ * Where the CPU tests' code and data lie, for the host oracle (native.c has the same numbers) and for the guest.
+ * All below 4 GiB, so that 32-bit code reaches them; the low window serves 16-bit addresses.
+ */
+
+export interface Window { readonly base: number; readonly size: number; readonly code?: true; readonly readOnly?: true }
+
+export const CODE = 0x1000_0000;
+export const DATA = 0x2000_0000;
+/** The data window is two pages; the next page is not mapped. */
+export const DATA_END = DATA + 0x2000;
+export const READ_ONLY = 0x2000_4000;
+export const LOW = 0x8000;
+/** Base of GS in 64-bit mode. FS is left alone: the host's C library needs it. */
+export const GS_BASE = 0x2000_0400;
+/** Default address of the first instruction, and of the stack. */
+export const START = CODE + 0x800;
+export const STACK = DATA + 0x1c00;
+
+export const WINDOWS: readonly Window[] = [
+  { base: LOW, size: 0x2000 },
+  { base: CODE, size: 0x2000, code: true },
+  { base: DATA, size: 0x2000 },
+  { base: READ_ONLY, size: 0x1000, readOnly: true },
+];
+
+/** What memory holds where a case says nothing: INT3 around code, a fixed pattern elsewhere. Shared: copy before writing. */
+export function background(window: Window): Uint8Array {
+  let bytes = backgrounds.get(window);
+  if (bytes === undefined) {
+    bytes = new Uint8Array(window.size).fill(0xcc);
+    if (!window.code) for (let i = 0; i < bytes.length; i++) bytes[i] = Math.imul(window.base + i, 0x9e3779b1) >>> 24;
+    backgrounds.set(window, bytes);
+  }
+  return bytes;
+}
+const backgrounds = new Map<Window, Uint8Array>();
+
+/** Linux's user selectors; the guest's descriptor table has the same. */
+export const SELECTOR = { code32: 0x23, data: 0x2b, code64: 0x33 } as const;

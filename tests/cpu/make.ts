@@ -1,0 +1,52 @@
+/** Makes the fixture files again: generates cases for every row, runs them on the host CPU, writes what happened. */
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Instruction } from '../../src/engine/soft/isa/row.ts';
+import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
+import { formatCase, formatOutcome, TIMED_OUT } from './fixture.ts';
+import { FIXTURES, heading, SEQUENCES } from './fixtures.ts';
+import { generate } from './generate.ts';
+import { Native } from './native.ts';
+import { sequences } from './sequences.ts';
+
+const fileOf = (row: Instruction): string => `${row.family}-${row.mnemonic[0]?.toLowerCase()}.txt`;
+
+const PROGRAMS = 3000;
+
+/** Rewrites `tests/cpu/fixtures`; with `only`, prints the rows whose heading contains it instead. Says on standard output what it did. */
+export function makeFixtures(only = ''): void {
+  const table = opcodeTable();
+  const work = table.map((row) => {
+    const forms = generate(row);
+    return { title: heading(row), file: fileOf(row), forms: forms.length, cases: forms.flatMap((form) => form.cases) };
+  });
+  work.push({ title: SEQUENCES, file: 'sequences.txt', forms: 0, cases: sequences(table, '', PROGRAMS) });
+  const chosen = work.filter(({ title, cases }) => cases.length > 0 && title.includes(only));
+  const native = new Native();
+  try {
+    const outcomes = native.run(chosen.flatMap(({ cases }) => cases));
+    const files = new Map<string, string[]>();
+    for (const { title, file, cases } of chosen) {
+      const lines = files.get(file) ?? ['# Made by tools/cpu-fixtures.mjs on a real CPU; see fixture.ts for the notation.'];
+      files.set(file, lines);
+      lines.push(title);
+      for (const test of cases) {
+        const outcome = outcomes.shift();
+        if (outcome === undefined || outcome.vector === TIMED_OUT) console.warn(`left out (no end): ${title}: ${formatCase(test)}`);
+        else lines.push(`${formatCase(test)} = ${formatOutcome(test, outcome)}`.trimEnd());
+      }
+    }
+    if (only === '') rewrite(files);
+    else for (const lines of files.values()) console.log(lines.join('\n'));
+    const total = (key: 'forms' | 'cases'): number => chosen.reduce((sum, item) => sum + (key === 'forms' ? item.forms : item.cases.length), 0);
+    console.log(`${total('forms')} instruction forms, ${total('cases')} cases, ${files.size} files`);
+  } finally {
+    native.close();
+  }
+}
+
+function rewrite(files: ReadonlyMap<string, readonly string[]>): void {
+  mkdirSync(FIXTURES, { recursive: true });
+  for (const name of readdirSync(FIXTURES)) if (name.endsWith('.txt')) rmSync(join(FIXTURES, name));
+  for (const [name, lines] of files) writeFileSync(join(FIXTURES, name), `${lines.join('\n')}\n`);
+}

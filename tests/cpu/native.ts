@@ -1,0 +1,87 @@
+/** The host CPU as the oracle: builds native.c with gcc and runs cases in it. Only for making fixtures and for the fuzz command. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { UserError } from '../../src/base/errors.ts';
+import { type Case, END, input, memoryBefore, normalise, type Outcome } from './fixture.ts';
+import { SELECTOR, WINDOWS } from './layout.ts';
+
+const RF = 0x10000n;
+const INPUT_SIZE = 16 * 8 + 16 + 512 + 8;
+const OUTPUT_SIZE = 8 + 8 + 16 * 8 + 16 + 512 + 8;
+const BATCH = 5000;
+
+export class Native {
+  private readonly folder = mkdtempSync(join(tmpdir(), 'cpu-oracle-'));
+  private readonly program = join(this.folder, 'oracle');
+
+  /** Throws UserError when there is no C compiler or the host is not x86-64. */
+  constructor() {
+    const source = fileURLToPath(new URL('native.c', import.meta.url));
+    const built = spawnSync('gcc', ['-O2', '-o', this.program, source], { encoding: 'utf8' });
+    if (built.status !== 0) throw new UserError(`gcc cannot build ${source}: ${built.error?.message ?? built.stderr}`, 'install gcc on an x86-64 Linux host');
+  }
+
+  run(cases: readonly Case[]): Outcome[] {
+    const outcomes: Outcome[] = [];
+    for (let i = 0; i < cases.length; i += BATCH) outcomes.push(...this.batch(cases.slice(i, i + BATCH)));
+    return outcomes;
+  }
+
+  close(): void { rmSync(this.folder, { recursive: true, force: true }); }
+
+  private batch(cases: readonly Case[]): Outcome[] {
+    const inputs = cases.map((test) => input(test));
+    const parts: Uint8Array[] = [Uint8Array.from(new Uint32Array([cases.length, 0]).reduce<number[]>((list, n) => [...list, n & 255, (n >> 8) & 255, n >> 16, 0], []))];
+    cases.forEach((test, i) => parts.push(...encode(test, inputs[i] as ReturnType<typeof input>)));
+    const run = spawnSync(this.program, { input: Buffer.concat(parts), maxBuffer: 1 << 30 });
+    if (run.status !== 0) throw new Error(`the oracle ended with status ${run.status}, signal ${run.signal}: ${run.stderr}`);
+    const data = new DataView(run.stdout.buffer, run.stdout.byteOffset, run.stdout.byteLength);
+    let at = 0;
+    return cases.map((test, i) => {
+      const { outcome, next } = decode(data, at, test, memoryBefore((inputs[i] as ReturnType<typeof input>).patches));
+      at = next;
+      return outcome;
+    });
+  }
+}
+
+function encode(test: Case, { state, patches }: ReturnType<typeof input>): Uint8Array[] {
+  const head = new Uint8Array(INPUT_SIZE);
+  const data = new DataView(head.buffer);
+  state.gpr.forEach((value, i) => data.setBigUint64(8 * i, value, true));
+  data.setBigUint64(128, BigInt(test.at), true);
+  data.setBigUint64(136, state.rflags, true);
+  head.set(state.fx, 144);
+  data.setUint32(656, test.bits === 32 ? SELECTOR.code32 : SELECTOR.code64, true);
+  data.setUint32(660, patches.length, true);
+  return [head, ...patches.map(({ address, bytes }) => {
+    const part = new Uint8Array(8 + ((bytes.length + 7) & ~7));
+    new DataView(part.buffer).setUint32(0, address, true);
+    new DataView(part.buffer).setUint32(4, bytes.length, true);
+    part.set(bytes, 8);
+    return part;
+  })];
+}
+
+function decode(data: DataView, start: number, test: Case, memory: Uint8Array[]): { outcome: Outcome; next: number } {
+  const vector = data.getUint32(start, true);
+  const gpr = new BigUint64Array(16).map((_, i) => data.getBigUint64(start + 16 + 8 * i, true));
+  const rip = data.getBigUint64(start + 144, true);
+  const fx = new Uint8Array(data.buffer, data.byteOffset + start + 160, 512);
+  const outcome: Outcome = {
+    vector, error: vector >= 8 && vector <= 17 ? data.getUint32(start + 4, true) : 0, cr2: data.getBigUint64(start + 8, true),
+    rip: vector === END ? rip - 1n : rip, gpr, rflags: data.getBigUint64(start + 152, true) & ~RF, fx: normalise(fx), memory,
+  };
+  if (test.bits === 32) outcome.gpr.fill(0n, 8);
+  let at = start + OUTPUT_SIZE;
+  for (let left = data.getUint32(start + 672, true); left > 0; left--) {
+    const address = data.getUint32(at, true), length = data.getUint32(at + 4, true);
+    const w = WINDOWS.findIndex((window) => address >= window.base && address < window.base + window.size);
+    memory[w]?.set(new Uint8Array(data.buffer, data.byteOffset + at + 8, length), address - (WINDOWS[w]?.base ?? 0));
+    at += 8 + length;
+  }
+  return { outcome, next: at };
+}
