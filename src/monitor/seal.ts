@@ -36,6 +36,7 @@ export class Seals {
 
   /** Seals for an event at `address`. */
   sealEvent(frame: number, instance: Instance, address: number, pointer: number, rbp: number): ViolationReason | null {
+    if (address === instance.returnGate) return null; // the entry has returned: none of the module's own frames is left
     return this.walk(frame, instance, instance.code.rule(address), pointer, rbp);
   }
 
