@@ -1,7 +1,7 @@
 /** The main thread's side of a virtual machine: starts its worker, carries console, events and network, and says how it ended. */
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { UserError, type ExitName } from '../base/errors.ts';
-import type { LogRecord } from '../base/log.ts';
+import { createLog, type LogRecord } from '../base/log.ts';
 import type { Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from './config.ts';
 import { openCardLinks } from './links.ts';
 
@@ -35,7 +35,7 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     Atomics.add(words, 0, 1);
     Atomics.notify(words, 0);
   };
-  const links = await openCardLinks(config.cards, ring);
+  const links = await openCardLinks(config.cards, ring, createLog('net', (record) => listener.log?.(record), config.log));
   const { port1, port2 } = new MessageChannel();
   const workerData: WorkerData & { port: unknown } = { config, bell, links: links.buffers, port: port2 };
   const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, transferList: [port2] });

@@ -1,0 +1,50 @@
+/** The network cards of one machine, each joined to its back end: the peer in this thread, or a bridge to the main thread. */
+import type { Log } from '../base/log.ts';
+import type { Board } from '../machine/board.ts';
+import { createE1000, type E1000 } from '../machine/devices/e1000/e1000.ts';
+import type { NetworkBackend } from '../machine/ports.ts';
+import { bridgeCard, type CardSide } from '../net/bridge.ts';
+import { parseMac } from '../net/ethernet.ts';
+import { openNet } from '../net/index.ts';
+import { withPcap } from '../net/pcap.ts';
+import type { CardReport, VmConfig } from './config.ts';
+
+export interface Cards {
+  /** Takes frames that other threads left. */
+  poll(): void;
+  report(): CardReport[];
+  close(): void;
+}
+
+/** Makes the cards and puts them in their slots. Throws UserError for a capture file that cannot be made or a slot that is taken. */
+export async function createCards(config: VmConfig, board: Board, links: readonly (SharedArrayBuffer | undefined)[], log: Log): Promise<Cards> {
+  const bridges: CardSide[] = [];
+  const backends: NetworkBackend[] = [];
+  const cards: { slot: number; card: E1000 }[] = [];
+  for (const [index, { slot, mac, net, pcap }] of config.cards.entries()) {
+    const memory = links[index];
+    let backend: NetworkBackend;
+    if (memory === undefined) backend = await openNet(net, { clock: board.clock, log });
+    else {
+      const bridge = bridgeCard(memory);
+      bridges.push(bridge);
+      backend = bridge;
+    }
+    if (pcap !== undefined) backend = withPcap(backend, { to: pcap, log, now: () => config.wallClock * 1e6 + board.clock.now() });
+    backends.push(backend);
+    const wired = backend;
+    cards.push({ slot, card: board.addPci(slot, (ports) => createE1000(ports, { mac: parseMac(mac), backend: wired })) });
+  }
+  return {
+    poll() {
+      for (const bridge of bridges) bridge.poll();
+    },
+    report: () => cards.map(({ slot, card }) => {
+      const statistics = card.statistics();
+      return { slot, rxPackets: statistics.rxFrames, txPackets: statistics.txFrames, statistics };
+    }),
+    close() {
+      for (const backend of backends) backend.close();
+    },
+  };
+}
