@@ -35,6 +35,11 @@ export function onesOf(size: AccessSize): number {
   return size === 4 ? 0xffff_ffff : size === 2 ? 0xffff : 0xff;
 }
 
+/** The low `size` bytes as an unsigned number: devices need not mind how wide an access was. */
+function cut(value: number, size: AccessSize): number {
+  return size === 4 ? value >>> 0 : value & (size === 2 ? 0xffff : 0xff);
+}
+
 abstract class RangeBus implements Bus {
   unclaimed = 0;
 
@@ -56,7 +61,7 @@ abstract class RangeBus implements Bus {
     const claim = this.ownerOf(address);
     if (claim !== undefined) {
       const offset = address - claim.start;
-      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) return claim.registers.read(offset, size) >>> 0;
+      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) return cut(claim.registers.read(offset, size), size);
     } else if (size === 1 || !this.touches(address, size)) {
       this.note('read', address, size, 0);
       return onesOf(size);
@@ -71,7 +76,7 @@ abstract class RangeBus implements Bus {
     if (claim !== undefined) {
       const offset = address - claim.start;
       if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) {
-        claim.registers.write(offset, size, value >>> 0);
+        claim.registers.write(offset, size, cut(value, size));
         return;
       }
     } else if (size === 1 || !this.touches(address, size)) {

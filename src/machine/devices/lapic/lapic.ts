@@ -82,7 +82,7 @@ export class Lapic implements MessageTarget, Stateful {
 
   /** Power-up state (SDM 10.4.7.1). */
   reset(): void {
-    this.baseLow = MEMORY.lapic.start | BASE_ENABLE | (this.index === 0 ? BASE_BOOTSTRAP : 0);
+    this.baseLow = MEMORY.lapic.start + BASE_ENABLE + (this.index === 0 ? BASE_BOOTSTRAP : 0);
     this.id = this.index;
     this.resetRegisters();
     this.nmi = false;

@@ -36,6 +36,8 @@ class Chip {
     this.step = 'ready';
     this.levels = 0;
     this.base = 0;
+    this.needsIcw4 = false;
+    this.single = false;
     this.autoEnd = false;
     this.fullyNested = false;
     // Before ICW1 a chip's state is undefined: ours interrupts nobody.
