@@ -4,10 +4,12 @@ import { createSoftEngine } from '../../src/engine/soft/engine.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
 import { differences } from './compare.ts';
 import { coverage } from './coverage.ts';
-import { parseLine } from './fixture.ts';
+import { newCase, parseLine } from './fixture.ts';
 import { fixtureFiles, heading, readGroups, SEQUENCES } from './fixtures.ts';
 import { Guest } from './guest.ts';
-import { report } from './report.ts';
+import { DATA } from './layout.ts';
+import { disassemble, report } from './report.ts';
+import { unknownEncodings } from './unknown.ts';
 
 const rows = new Map(opcodeTable().map((row) => [heading(row), row]));
 const engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'instructions' });
@@ -39,6 +41,20 @@ describe('instructions do what a real CPU did', () => {
 test('every row of the opcode table outside the system family has fixtures', () => {
   const { rows: covered } = coverage();
   expect(covered.filter(({ row, cases }) => row.family !== 'system' && cases === 0).map(({ row }) => heading(row))).toEqual([]);
+});
+
+test('encodings that the opcode table lacks are #UD', () => {
+  const accepted: string[] = [];
+  let count = 0;
+  for (const bytes of unknownEncodings([...rows.values()])) {
+    const one = newCase(64, [...bytes, 0, 0, 0, 0], 'gi', 1);
+    one.registers = [[0, BigInt(DATA)]];
+    const { vector, rip } = guest.run(one);
+    if (vector !== 6 || rip !== BigInt(one.at)) accepted.push(`${disassemble(one)} [${bytes.map((byte) => byte.toString(16)).join(' ')}]: vector ${vector}`);
+    count += 1;
+  }
+  expect(count).toBeGreaterThan(1000);
+  expect(accepted.slice(0, SHOWN).join('\n'), `${accepted.length} of ${count} accepted`).toBe('');
 });
 
 test('a wrong result is found', () => {

@@ -8,6 +8,7 @@ import { type Case, newCase } from './fixture.ts';
 import { DATA, DATA_END, LOW, START, STACK } from './layout.ts';
 import { choiceOf, memoryForm, memorySize, type Plan, place, type Target } from './plan.ts';
 import { prepare } from './specials.ts';
+import { hasSystemSize, isUserVisible, prepareSystem } from './specials-system.ts';
 import { integer, Random } from './state.ts';
 
 export interface Form { name: string; cases: Case[] }
@@ -19,14 +20,13 @@ export function hash(text: string): number {
   return value >>> 0;
 }
 
-/** Privileged rows are tested for their refusal at CPL 3; the rest of the system family has its own conformance tests. */
-export function isGenerated(row: Instruction): boolean {
-  return row.family !== 'system' || (row.attributes.cpl0 && row.attributes.cpuid === undefined);
-}
+/** The rest of the system family has its own conformance tests. */
+export function isGenerated(row: Instruction): boolean { return row.family !== 'system' || isUserVisible(row); }
 
 /** Results that the manual leaves undefined and processors do not agree on (Intel SDM vol. 2, at the instruction), by mnemonic. */
 function isUndefined(row: Instruction, bits: 32 | 64, size: number): boolean {
   if (row.mnemonic === 'BSWAP') return size === 16;
+  if (row.family === 'system') return !hasSystemSize(row, size);
   // A near branch with 66 in 64-bit mode: Intel ignores the prefix, AMD truncates RIP. In 32-bit code it leads to 16-bit addresses.
   return size === 16 && bits === 64 && /^(J|CALL|RET|LOOP)/.test(row.mnemonic);
 }
@@ -55,7 +55,7 @@ type Kind = 'register' | 'memory' | 'memory fault' | 'lock' | 'bad lock' | 'impl
 
 function kinds(row: Instruction, bits: 32 | 64, size: number): [Kind, Target[]][] {
   const bytes = memorySize(row, size);
-  if (row.family === 'system') return [['implied', ['aligned']]];
+  if (row.attributes.cpl0) return [['implied', ['aligned']]];
   if (!row.hasModrm || row.exactModrm !== undefined) {
     const list: [Kind, Target[]][] = [['implied', ['aligned', 'aligned']]];
     if (usesStack(row)) list.push(['stack', ['any', 'any']]);
@@ -78,7 +78,7 @@ function usesStack(row: Instruction): boolean { return /^(PUSH|POP|CALL|RET|ENTE
 
 /** Cases per target. */
 function weight(row: Instruction, bits: 32 | 64, kind: Kind): number {
-  if (row.family === 'system') return 1;
+  if (row.attributes.cpl0) return 1;
   if (kind === 'memory fault' || kind === 'bad lock') return 1;
   if (kind === 'lock') return 2;
   const rare = bits === 32 && !row.attributes.invalid64;
@@ -103,14 +103,15 @@ function build(row: Instruction, bits: 32 | 64, size: 16 | 32 | 64, kind: Kind, 
     immediates: immediatesOf(row, bits, size, random), registers: new Map(), rflags: undefined, patches: [], ignored: [],
     addressOnly: /^(LEA|NOP|PREFETCH)/.test(row.mnemonic),
   };
-  if (row.family === 'system') Object.assign(plan, { addressPrefix: false, idle66: false });
+  if (row.attributes.cpl0) Object.assign(plan, { addressPrefix: false, idle66: false });
   if (memory) plan.address = place(bits === 32 && plan.addressPrefix ? 'low' : target, bytes, random);
   if (target === 'noncanonical') plan.address = DATA;
   if (memory && !plan.addressOnly && target !== 'readonly') plan.patches.push({ address: plan.address as number, bytes: 'operands' });
   if (kind === 'lock' || kind === 'bad lock') plan.prefixes.push(0xf0);
   if (kind === 'stack') plan.registers.set(4, oddStack(bits, random));
   moffs(plan);
-  prepare(plan);
+  if (row.family === 'system') prepareSystem(plan);
+  else prepare(plan);
   let rm: number | Memory = plan.rm;
   if (memory) rm = memoryForm(plan);
   return finish(plan, rm);

@@ -167,7 +167,8 @@ export class Guest {
 
   private writeSystem(): void {
     const system = this.cpu.readSystem();
-    for (const i of [SEG.es, SEG.ds, SEG.fs, SEG.gs]) system.segments[i] = { selector: SELECTOR.data, base: 0n, limit: 0xffff_ffff, attributes: 0xc0f3 };
+    for (const i of [SEG.es, SEG.ds]) system.segments[i] = { selector: SELECTOR.data, base: 0n, limit: 0xffff_ffff, attributes: 0xc0f3 };
+    system.segments[SEG.fs] = { selector: 0, base: 0n, limit: 0xffff_ffff, attributes: 0xc0f3 };
     system.segments[SEG.gs] = { selector: 0, base: BigInt(GS_BASE), limit: 0xffff_ffff, attributes: 0xc0f3 };
     system.segments[SEG.ss] = { selector: 0x18, base: 0n, limit: 0xffff_ffff, attributes: 0xc093 };
     system.segments[SEG.cs] = { selector: 0x10, base: 0n, limit: 0xffff_ffff, attributes: 0xa09b };

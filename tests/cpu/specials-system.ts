@@ -1,0 +1,65 @@
+/**
+ * The part of the system family that user code can run on a stock Linux host without harm: reading selectors, checking descriptors,
+ * far transfers between the two user code segments, refused instructions. Selectors and descriptors are Linux's on both sides.
+ */
+import type { Instruction } from '../../src/engine/soft/isa/row.ts';
+import { little } from './encode.ts';
+import { CODE, SELECTOR, STACK } from './layout.ts';
+import type { Plan } from './plan.ts';
+import type { Random } from './state.ts';
+
+const USER = /^(PUSH|LAR|LSL|VERR|VERW|ARPL|CALLF|JMPF|RETF|IRET|INT|INTO|INT1|CLI|STI|IN|OUT|INS|OUTS)$/;
+
+/** True for rows whose effect at CPL 3 a Linux host shows as it is. UMIP hides SGDT and its like; SYSEXIT is #UD on AMD, #GP on Intel. */
+export function isUserVisible(row: Instruction): boolean {
+  return USER.test(row.mnemonic) || row.row[1] === 'MOV Ev,Sw' || (row.attributes.cpl0 && row.mnemonic !== 'SYSEXIT');
+}
+
+/** False for forms on which Intel and AMD differ: far pointers with 64-bit offsets, which AMD does not know, and 16-bit offsets, which lead nowhere here. */
+export function hasSystemSize(row: Instruction, size: number): boolean {
+  return !((/^(CALLF|JMPF)$/.test(row.mnemonic) && size !== 32) || (/^(RETF|IRET)$/.test(row.mnemonic) && size === 16));
+}
+
+const SELECTORS = [0, 3, 0x10, 0x18, SELECTOR.code32, SELECTOR.data, SELECTOR.code64, 0x20, 0x28, 0x40, 0xfffb];
+
+function codeSelector(random: Random): number {
+  return random.chance(70) ? random.pick([SELECTOR.code32, SELECTOR.code64]) : random.pick(SELECTORS);
+}
+
+/** As `prepare` in specials.ts. */
+export function prepareSystem(plan: Plan): void {
+  const { random, row, size } = plan;
+  const target = BigInt(CODE + 0x400 + 16 * random.below(32));
+  const selector = codeSelector(random);
+  const patch = (address: number | undefined, bytes: number[]): void => {
+    if (address !== undefined && plan.target !== 'readonly' && plan.target !== 'edge' && plan.target !== 'unmapped') plan.patches.push({ address, bytes: Uint8Array.from(bytes) });
+  };
+  switch (row.mnemonic) {
+    case 'LAR': case 'LSL': case 'VERR': case 'VERW': case 'ARPL': {
+      const value = random.pick(SELECTORS);
+      if (plan.address !== undefined) patch(plan.address, little(BigInt(value), 2));
+      else if (plan.rm !== 4) plan.registers.set(plan.rm, BigInt(value));
+      return;
+    }
+    case 'MOV': // the last two segment register numbers do not exist
+      plan.reg = random.chance(90) ? random.below(6) : random.below(8);
+      return;
+    case 'CALLF': case 'JMPF':
+      if (plan.address === undefined) plan.immediates = [{ value: target, size: 4 }, { value: BigInt(selector), size: 2 }];
+      else patch(plan.address, [...little(target, 4), ...little(BigInt(selector), 2)]);
+      return;
+    case 'RETF':
+      patch(STACK, [...little(target, size / 8), ...little(BigInt(selector), size / 8)]);
+      return;
+    case 'IRET': {
+      const flags = BigInt(random.next() & 0xcd5) | 0x202n;
+      const words = [target, BigInt(selector), flags, BigInt(STACK + 0x40), BigInt(random.chance(85) ? SELECTOR.data : random.pick(SELECTORS))];
+      patch(STACK, words.flatMap((word) => little(word, size / 8)));
+      return;
+    }
+    case 'INT': // 3, 4 and 128 have gates for user code
+      plan.immediates = [{ value: BigInt(random.pick([0, 1, 2, 5, 6, 8, 13, 14, 31, 32, 127, 129, 255])), size: 1 }];
+      return;
+    default:
+  }
+}
