@@ -48,7 +48,7 @@ export async function unpackPayload(data: Uint8Array, what: string): Promise<{ f
   }
 }
 
-// The payload is followed by four bytes (its unpacked size), so every decoder must stop at its own end mark.
+// Every payload but gzip's is followed by four bytes, its unpacked size: those decoders must stop at their own end mark.
 
 function gunzip(data: Uint8Array): Uint8Array {
   return gunzipSync(data, { maxOutputLength: MAX_UNPACKED });

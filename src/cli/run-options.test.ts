@@ -1,0 +1,55 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { UserError } from '../base/errors.ts';
+import { resolveRunOptions } from './run-options.ts';
+
+let folder: string;
+beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'options-')); });
+afterEach(() => {
+  rmSync(folder, { recursive: true });
+  delete process.env.PORTCULLIS_MEMORY;
+  delete process.env.PORTCULLIS_ON_VIOLATION;
+});
+const config = (value: unknown) => {
+  const path = join(folder, 'vm.json');
+  writeFileSync(path, typeof value === 'string' ? value : JSON.stringify(value));
+  return path;
+};
+
+test('defaults', () => {
+  expect(resolveRunOptions({}, undefined)).toMatchObject({ name: 'vm', memory: 256 << 20, clock: 'host', net: [] });
+});
+
+test('flags win over the environment, the environment over the file', () => {
+  const file = config({ memory: '64M', name: 'from-file' });
+  expect(resolveRunOptions({}, file)).toMatchObject({ memory: 64 << 20, name: 'from-file' });
+  process.env.PORTCULLIS_MEMORY = '128M';
+  expect(resolveRunOptions({}, file).memory).toBe(128 << 20);
+  expect(resolveRunOptions({ memory: '1G' }, file).memory).toBe(2 ** 30);
+});
+
+test('environment names are made from option names', () => {
+  process.env.PORTCULLIS_ON_VIOLATION = 'stop';
+  expect(resolveRunOptions({}, undefined).onViolation).toBe('stop');
+});
+
+test.each([
+  ['a size too small', { memory: '1M' }, /memory.*16M to 3G.*"1M"/],
+  ['no size', { memory: 'lots' }, /memory/],
+  ['an unknown clock', { clock: 'sundial' }, /clock/],
+  ['a bad name', { name: 'a b' }, /name/],
+  ['a bad port', { debugExit: 'x' }, /debugExit/],
+])('%s is a clear error', (_, flags, message) => {
+  expect(() => resolveRunOptions(flags, undefined)).toThrow(message);
+  expect(() => resolveRunOptions(flags, undefined)).toThrow(UserError);
+});
+
+test.each([
+  ['an unknown key', { memroy: '64M' }, /unknown option "memroy"/],
+  ['a list', [1], /expected an object/],
+  ['no JSON', '{', /vm\.json/],
+])('config file with %s is a clear error', (_, value, message) => {
+  expect(() => resolveRunOptions({}, config(value))).toThrow(message);
+});

@@ -1,0 +1,97 @@
+import { spawnSync } from 'node:child_process';
+import { gzipSync } from 'node:zlib';
+import { describe, expect, test } from 'vitest';
+import { UserError } from '../base/errors.ts';
+import { readKernelImage } from './kernel-image.ts';
+import { unpackPayload } from './payload.ts';
+
+const elf = Buffer.concat([Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0]), Buffer.alloc(5000, 'kernel ')]);
+const sizeWord = (length: number) => {
+  const word = Buffer.alloc(4);
+  word.writeUInt32LE(length);
+  return word;
+};
+
+/** A bzImage with one setup sector behind the boot sector and the payload right after. */
+function bzImage(payload: Uint8Array, change: (image: Buffer) => void = () => {}): Buffer {
+  const image = Buffer.concat([Buffer.alloc(1024), payload]);
+  image[0x1f1] = 1;
+  image.writeUInt16LE(0xaa55, 0x1fe);
+  image[0x201] = 0x6a;
+  image.writeUInt32LE(0x53726448, 0x202);
+  image.writeUInt16LE(0x020f, 0x206);
+  image.writeUInt32LE(0, 0x248);
+  image.writeUInt32LE(payload.length, 0x24c);
+  change(image);
+  return image;
+}
+
+const LZ4_MAGIC = Buffer.from([0x02, 0x21, 0x4c, 0x18]);
+
+describe('payloads', () => {
+  test('gzip, whose own last word is the size', async () => {
+    const result = await unpackPayload(gzipSync(elf), 'k');
+    expect(result.format).toBe('gzip');
+    expect(Buffer.compare(result.data, elf)).toBe(0);
+  });
+
+  const xz = spawnSync('xz', ['-c', '--x86', '--lzma2', '--check=crc32'], { input: elf });
+  test.skipIf(xz.error !== undefined)('xz with the x86 filter (skipped where xz is not installed)', async () => {
+    const result = await unpackPayload(Buffer.concat([xz.stdout, sizeWord(elf.length)]), 'k');
+    expect(result.format).toBe('xz');
+    expect(Buffer.compare(result.data, elf)).toBe(0);
+  });
+
+  const zstd = spawnSync('zstd', ['-c', '-q'], { input: elf });
+  test.skipIf(zstd.error !== undefined)('zstd (skipped where zstd is not installed)', async () => {
+    const result = await unpackPayload(Buffer.concat([zstd.stdout, sizeWord(elf.length)]), 'k');
+    expect(result.format).toBe('zstd');
+    expect(Buffer.compare(result.data, elf)).toBe(0);
+  });
+
+  test('lz4 legacy frame with an overlapping match', async () => {
+    // token 0x3f: 3 literals, match length 15+4 extended by 6 = 25; distance 3; then the last sequence: 5 literals.
+    const block = Buffer.from([0x3f, 0x61, 0x62, 0x63, 3, 0, 6, 0x50, 0x76, 0x77, 0x78, 0x79, 0x7a]);
+    const frame = Buffer.concat([LZ4_MAGIC, sizeWord(block.length), block, sizeWord(33)]);
+    const result = await unpackPayload(frame, 'k');
+    expect(Buffer.from(result.data).toString()).toBe(`${'abc'.repeat(10).slice(0, 28)}vwxyz`);
+  });
+
+  test.each([
+    ['a cut gzip', gzipSync(elf).subarray(0, 20)],
+    ['a cut xz', Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 0, 1])],
+    ['a cut zstd', Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0])],
+    ['an lz4 frame without a block', LZ4_MAGIC],
+    ['an lz4 match before the start', Buffer.from([0x02, 0x21, 0x4c, 0x18, 4, 0, 0, 0, 0x10, 0x61, 9, 0])],
+    ['bzip2', Buffer.from('BZh91AY')],
+    ['nothing', Buffer.alloc(0)],
+    ['something else', Buffer.from('#!/bin/sh')],
+  ])('%s is a clear error', async (_, data) => {
+    await expect(unpackPayload(data, 'k')).rejects.toBeInstanceOf(UserError);
+  });
+});
+
+describe('kernel images', () => {
+  test('a bzImage: payload and setup header', async () => {
+    const image = await readKernelImage(bzImage(gzipSync(elf)), 'k');
+    expect(image.description).toBe('bzImage, gzip');
+    expect(Buffer.compare(image.elf, elf)).toBe(0);
+    expect(image.setupHeader?.length).toBe(0x202 + 0x6a - 0x1f1);
+  });
+
+  test('an ELF file and a compressed ELF file', async () => {
+    expect((await readKernelImage(elf, 'k')).description).toBe('ELF');
+    expect((await readKernelImage(gzipSync(elf), 'k')).description).toBe('ELF, gzip');
+  });
+
+  test.each([
+    ['empty', Buffer.alloc(0), /neither a bzImage nor an ELF/],
+    ['text', Buffer.from('hello'.repeat(500)), /neither a bzImage nor an ELF/],
+    ['payload outside the file', bzImage(elf, (image) => image.writeUInt32LE(0xffffff, 0x24c)), /outside the file/],
+    ['payload offset outside the file', bzImage(elf, (image) => image.writeUInt32LE(0xffffff, 0x248)), /outside the file/],
+    ['an old protocol', bzImage(elf, (image) => image.writeUInt16LE(0x0204, 0x206)), /too old/],
+  ])('%s is a clear error', async (_, file, message) => {
+    await expect(readKernelImage(file, 'k')).rejects.toThrow(message);
+    await expect(readKernelImage(file, 'k')).rejects.toBeInstanceOf(UserError);
+  });
+});
