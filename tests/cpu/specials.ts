@@ -171,7 +171,7 @@ function stringOperands(plan: Plan): void {
   const compares = /^(CMPS|SCAS)/.test(plan.row.mnemonic);
   if (random.chance(70)) plan.prefixes.push(compares && random.chance(50) ? 0xf2 : 0xf3);
   const repeated = plan.prefixes.some((byte) => byte === 0xf2 || byte === 0xf3);
-  const count = random.pick([0, 1, 2, 3, 5, 9, 17, 40]);
+  const count = random.chance(4) ? 100 + random.below(150) : random.pick([0, 1, 2, 3, 5, 9, 17, 40]);
   if (repeated) setCounter(plan, count);
   const backwards = random.chance(30);
   plan.rflags = BigInt(0x202 | (random.next() & 0x8d5) | (backwards ? 0x400 : 0));
