@@ -12,6 +12,10 @@ const RELA_SIZE = 24;
 const MAX_RESERVED = 1024 * 1024 * 1024;
 /** All symbol names together: suffix sharing in a string table must not turn a small file into gigabytes of text. */
 const MAX_NAME_BYTES = 64 * 1024 * 1024;
+/** The largest modules of a distribution have a fifth of these. Debug sections may have more. */
+const MAX_SYMBOLS = 1_000_000;
+const MAX_RELOCATIONS = 3_000_000;
+const STRIP = 'remove debug sections from it first: strip --strip-debug FILE';
 /** Largest section alignment. Pages are the most that modules use. */
 const MAX_ALIGNMENT = 65536;
 
@@ -26,8 +30,8 @@ export function readObject(bytes: Uint8Array, file: string): ElfObject {
   const headers = readHeaders(reader);
   const object = new ElfObject();
 
-  // Section by index in the file; tables that the model does not hold stay undefined.
-  const byIndex: (Section | undefined)[] = headers.map((header, index) => (index === 0 || isTable(header, index, headers) ? undefined : makeSection(reader, header)));
+  // Section by index in the file; inactive ones, and tables that the model holds in another form, stay undefined.
+  const byIndex: (Section | undefined)[] = headers.map((header, index) => (header.type === SHT.null || isTable(header, index, headers) ? undefined : makeSection(reader, header)));
   for (const section of byIndex) if (section) object.sections.push(section);
   for (const [index, section] of byIndex.entries()) {
     if (section && (section.flags & SHF.linkOrder) !== 0n) {
@@ -39,6 +43,8 @@ export function readObject(bytes: Uint8Array, file: string): ElfObject {
   object.symbols = [...object.symbols, ...symbols.slice(1)];
   symbols[0] = object.symbols[0];
   const symtab = headers.findIndex((header) => header.type === SHT.symtab);
+  const relocations = headers.reduce((sum, { type, size }) => sum + (type === SHT.rela ? size / RELA_SIZE : 0), 0);
+  if (relocations > MAX_RELOCATIONS) reader.fail(`has ${relocations} relocations; at most ${MAX_RELOCATIONS} are accepted`, STRIP);
   for (const header of headers) if (header.type === SHT.rela) readRelocations(reader, header, symtab, symbols, byIndex);
   return object;
 }
@@ -113,7 +119,8 @@ function makeSection(reader: Reader, header: Header): Section {
     reader.fail(`section ${name} has type ${type}, which kernel modules for x86-64 do not use (only RELA relocations, no groups, no extended indices)`);
   }
   if (type === SHT.nobits) return new Section({ name, type, flags, alignment, entrySize, info, data: new Uint8Array(0), reserved: size });
-  const data = type === SHT.null ? new Uint8Array(0) : reader.slice(header.offset, size, `section ${name}`).slice();
+  // A copy by `new`: Buffer's own slice() shares its memory.
+  const data = new Uint8Array(reader.slice(header.offset, size, `section ${name}`));
   return new Section({ name, type, flags, alignment, entrySize, info, data });
 }
 
@@ -127,6 +134,7 @@ function readSymbols(reader: Reader, headers: readonly Header[], byIndex: readon
   if (table.entrySize !== SYMBOL_SIZE || table.size % SYMBOL_SIZE !== 0 || table.size === 0) {
     reader.fail(`the symbol table is ${table.size} bytes in entries of ${table.entrySize}; entries of ${SYMBOL_SIZE} are expected`);
   }
+  if (table.size / SYMBOL_SIZE > MAX_SYMBOLS) reader.fail(`has ${table.size / SYMBOL_SIZE} symbols; at most ${MAX_SYMBOLS} are accepted`, STRIP);
 
   const symbols: ElfSymbol[] = [];
   let nameBytes = 0;

@@ -4,13 +4,14 @@
  */
 
 import { hex } from '../base/hex.ts';
-import { STT } from '../elf/constants.ts';
+import { R, STT } from '../elf/constants.ts';
 import { type ElfObject, type ElfSymbol, FunctionIndex, type Relocation, type Section } from '../elf/object.ts';
 import type { LinkPolicy } from '../policy/link-policy.ts';
 import { GATE_SECTION } from '../policy/manifest.ts';
 import { applyAlternatives } from './alternatives.ts';
 import { classify, type Decision, describeSite, fieldWidth, type OwnFunction } from './classify.ts';
 import { frozenCode } from './frozen.ts';
+import { Problems } from './problems.ts';
 import { DROPPED_SECTIONS, isPrivate, privateObstacle, THIS_MODULE_SECTION, THUNK_SECTION } from './section-rules.ts';
 
 /** A relocation that the linker edits. */
@@ -25,8 +26,8 @@ export interface Analysis {
   entries: OwnFunction[];
   /** Undefined symbols called. */
   calls: ElfSymbol[];
-  /** Undefined symbols used as data or address. */
-  imports: ElfSymbol[];
+  /** Names of undefined symbols used as data or address, sorted. */
+  imports: string[];
   /** Registers of indirect calls and jumps. */
   registers: Set<string>;
   memoryBranches: MemoryBranch[];
@@ -34,8 +35,8 @@ export interface Analysis {
   /** Places where an alternative for SMAP was applied. */
   alternativesApplied: number;
   privateSections: Set<Section>;
-  /** Why the module cannot be guarded. Empty if it can. */
-  problems: string[];
+  /** Why the module cannot be guarded. None if it can. */
+  problems: Problems;
   /** What works differently in the guarded module. */
   warnings: string[];
 }
@@ -44,15 +45,12 @@ export interface Analysis {
 export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
   const analysis: Analysis = {
     edits: [], entries: [], calls: [], imports: [], registers: new Set(), memoryBranches: [], dropped: [], alternativesApplied: 0,
-    privateSections: new Set(), problems: [], warnings: [],
+    privateSections: new Set(), problems: new Problems(), warnings: [],
   };
   checkModule(object, analysis);
-  const frozen = frozenCode(object);
-  analysis.problems.push(...frozen.problems);
-  analysis.warnings.push(...frozen.warnings);
-  const alternatives = applyAlternatives(object);
+  analysis.warnings.push(...frozenCode(object, analysis.problems));
+  const alternatives = applyAlternatives(object, analysis.problems);
   analysis.alternativesApplied = alternatives.applied;
-  analysis.problems.push(...alternatives.problems);
   if (alternatives.defaults.size > 0) analysis.warnings.push(`alternatives keep their default for ${featureList(alternatives.defaults)}`);
   const removed = dropSections(object, analysis);
   classifyAll(object, removed, analysis);
@@ -61,8 +59,11 @@ export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
 }
 
 function checkModule(object: ElfObject, { problems }: Analysis): void {
-  if (object.section(GATE_SECTION) || object.section(THUNK_SECTION)) problems.push(`it has a section ${GATE_SECTION} or ${THUNK_SECTION}: it is guarded already`);
-  if (!object.section(THIS_MODULE_SECTION)) problems.push(`it has no section ${THIS_MODULE_SECTION}, so it is no complete kernel module`);
+  if (object.section(GATE_SECTION) || object.section(THUNK_SECTION)) problems.add(`it has a section ${GATE_SECTION} or ${THUNK_SECTION}: it is guarded already`);
+  if (!object.section(THIS_MODULE_SECTION)) problems.add(`it has no section ${THIS_MODULE_SECTION}, so it is no complete kernel module`);
+  for (const section of object.sections) {
+    if (section.allocated && section.writable && section.executable) problems.add(`section ${section.name} is writable and executable`);
+  }
 }
 
 function dropSections(object: ElfObject, analysis: Analysis): Set<Section> {
@@ -81,26 +82,27 @@ function classifyAll(object: ElfObject, removed: ReadonlySet<Section>, analysis:
   const functions = new FunctionIndex(object);
   const entries = new Map<ElfSymbol, OwnFunction>();
   const calls = new Set<ElfSymbol>();
-  const imports = new Set<ElfSymbol>();
+  const imports = new Set<string>();
   for (const section of object.sections) {
     if (!section.allocated) continue;
     checkOverlap(section, analysis.problems);
     for (const relocation of section.relocations) {
+      if (analysis.problems.full) return;
       const { place } = relocation.symbol;
       if (typeof place === 'object' && removed.has(place)) {
-        analysis.problems.push(`${describeSite(section, relocation)} refers to ${place.name}, which is dropped`);
+        analysis.problems.add(`${describeSite(section, relocation)} refers to ${place.name}, which is dropped`);
         continue;
       }
       const decision = classify(section, relocation, functions);
       switch (decision.kind) {
         case 'problem':
-          analysis.problems.push(decision.message);
+          analysis.problems.add(decision.message);
           continue;
         case 'keep':
-          if (place === 'undefined' && relocation.symbol !== object.symbols[0]) imports.add(relocation.symbol);
+          if (place === 'undefined' && relocation.type !== R.none) imports.add(relocation.symbol.name);
           continue;
         case 'memory-branch':
-          if (place === 'undefined') imports.add(relocation.symbol);
+          if (place === 'undefined') imports.add(relocation.symbol.name);
           analysis.memoryBranches.push({ section: section.name, offset: relocation.offset, symbol: relocation.symbol.name, jump: decision.jump });
           continue;
         case 'call-out': calls.add(decision.symbol); break;
@@ -113,16 +115,16 @@ function classifyAll(object: ElfObject, removed: ReadonlySet<Section>, analysis:
   }
   analysis.entries = [...entries.values()];
   analysis.calls = [...calls];
-  analysis.imports = [...imports].sort((a, b) => (a.name < b.name ? -1 : 1));
+  analysis.imports = [...imports].sort();
 }
 
 /** Two relocations of the same bytes would make the edits depend on their order. */
-function checkOverlap(section: Section, problems: string[]): void {
-  const fields = section.relocations.filter(({ type }) => type !== 0).sort((a, b) => a.offset - b.offset);
+function checkOverlap(section: Section, problems: Problems): void {
+  const fields = section.relocations.filter(({ type }) => type !== R.none).sort((a, b) => a.offset - b.offset);
   for (let index = 1; index < fields.length; index++) {
     const former = fields[index - 1];
     if (former.offset + (fieldWidth(former.type) ?? 0) > fields[index].offset) {
-      problems.push(`${describeSite(section, fields[index])} overlaps another relocation`);
+      problems.add(`${describeSite(section, fields[index])} overlaps another relocation`);
     }
   }
 }
@@ -133,28 +135,28 @@ function applyPolicy(object: ElfObject, policy: LinkPolicy, analysis: Analysis):
     const allowed = new Set([...policy.entries, 'init_module', 'cleanup_module']);
     for (const { section, offset, names } of analysis.entries) {
       if (names.some(({ name }) => allowed.has(name))) continue;
-      problems.push(`function ${names[0].name} (${section.name}+${hex(offset)}) can be entered from outside, but the policy's entries do not name it`);
+      problems.add(`function ${names[0].name} (${section.name}+${hex(offset)}) can be entered from outside, but the policy's entries do not name it`);
     }
     const own = new Set(object.symbols.filter(({ type, place }) => type === STT.func && typeof place === 'object').map(({ name }) => name));
-    for (const name of policy.entries) if (!own.has(name)) problems.push(`the policy's entries name ${name}, which is no function of the module`);
+    for (const name of policy.entries) if (!own.has(name)) problems.add(`the policy's entries name ${name}, which is no function of the module`);
   }
   if (policy.imports) {
     const allowed = new Set(policy.imports);
-    for (const name of importedNames(analysis)) if (!allowed.has(name)) problems.push(`the module imports ${name}, but the policy's imports do not name it`);
+    for (const name of importedNames(analysis)) if (!allowed.has(name)) problems.add(`the module imports ${name}, but the policy's imports do not name it`);
   }
   const privateNames = new Set(policy.private);
-  for (const name of privateNames) if (!object.section(name)) problems.push(`the policy's private sections name ${name}, which the module does not have`);
+  for (const name of privateNames) if (!object.section(name)) problems.add(`the policy's private sections name ${name}, which the module does not have`);
   for (const section of object.sections) {
     if (!isPrivate(section, privateNames)) continue;
     const obstacle = privateObstacle(section);
     if (obstacle === undefined) analysis.privateSections.add(section);
-    else problems.push(`section ${section.name} cannot be private: ${obstacle}`);
+    else problems.add(`section ${section.name} cannot be private: ${obstacle}`);
   }
 }
 
 /** Names of everything used from outside, called or not, sorted. */
 export function importedNames({ calls, imports }: Analysis): string[] {
-  return [...new Set([...calls, ...imports].map(({ name }) => name))].sort();
+  return [...new Set([...calls.map(({ name }) => name), ...imports])].sort();
 }
 
 function featureList(defaults: ReadonlyMap<number, number>): string {

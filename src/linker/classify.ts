@@ -42,7 +42,9 @@ export function classify(section: Section, relocation: Relocation, functions: Fu
   if (width === undefined) return problem(section, relocation, 'is a relocation that the kernel\'s module loader does not know');
   if (offset + width > section.data.length) return problem(section, relocation, `lies outside the section's ${section.data.length} bytes`);
   if (relocation.symbol.place === 'common') return problem(section, relocation, 'uses a common symbol; the kernel needs -fno-common');
+  if (relocation.symbol.place === 'undefined' && relocation.symbol.name === '') return problem(section, relocation, 'names no symbol');
   if (isPositionList(section)) return KEEP;
+  if (usesThunkAsValue(section, relocation)) return problem(section, relocation, 'uses a thunk of the kernel as data');
   return section.executable ? classifyInText(section, relocation, functions) : classifyInData(section, relocation, functions);
 }
 
@@ -72,6 +74,13 @@ function classifyInText(section: Section, relocation: Relocation, functions: Fun
   if (type === R.pc64) return problem(section, relocation, 'is a 64-bit relative field in code, which no known compiler emits');
   if (typeof symbol.place === 'object' && symbol.place.executable) return escaping(section, relocation, symbol.place, addend, 0, functions);
   return KEEP;
+}
+
+/** Thunks are patched by the kernel or leave the module by themselves; nothing but a branch may name them. */
+function usesThunkAsValue(section: Section, { type, offset, symbol }: Relocation): boolean {
+  if (symbol.place !== 'undefined' || !/^(__fentry__$|__x86_return_thunk$|__x86_indirect_)/.test(symbol.name)) return false;
+  const form = section.executable && (type === R.pc32 || type === R.plt32) ? formAt(section.data, offset) : undefined;
+  return form !== 'call' && form !== 'jump' && form !== 'conditional';
 }
 
 function classifyBranch(section: Section, relocation: Relocation, form: 'call' | 'jump' | 'conditional'): Decision {

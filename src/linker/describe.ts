@@ -68,11 +68,11 @@ type Findings = Omit<ModuleDescription, 'file' | 'kind' | 'module' | 'vermagic' 
 function describeStock(analysis: Analysis): Findings {
   const edits: Record<string, number> = {};
   for (const { decision } of analysis.edits) edits[decision.kind] = (edits[decision.kind] ?? 0) + 1;
-  const { dropped, memoryBranches, alternativesApplied, warnings, problems } = analysis;
+  const { dropped, memoryBranches, alternativesApplied, warnings, problems: { messages: problems } } = analysis;
   return {
     entries: analysis.entries.map(({ section, offset, names: [first, ...aliases] }) => ({ name: first.name, aliases: aliases.map(({ name }) => name), section: section.name, offset })),
     calls: analysis.calls.map(({ name }) => name).sort(),
-    imports: analysis.imports.map(({ name }) => name),
+    imports: analysis.imports,
     gates: [], dropped, memoryBranches, indirectRegisters: [...analysis.registers].sort(), edits, alternativesApplied, warnings, problems,
   };
 }

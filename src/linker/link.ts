@@ -41,8 +41,8 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
   const object = readObject(input, file);
   const information = readModInfo(object);
   const analysis = analyse(object, policy);
-  if (analysis.problems.length > 0) {
-    const [first, ...rest] = analysis.problems;
+  const [first, ...rest] = analysis.problems.messages;
+  if (first !== undefined) {
     const more = rest.length > 0 ? ` (and ${rest.length} more)` : '';
     throw new UserError(`${file} cannot be guarded: ${first}${more}`, 'portcullis inspect FILE lists every obstacle');
   }
@@ -70,7 +70,7 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
     gates: table.gates,
     initGate: gateOf('init_module', analysis, table),
     cleanupGate: gateOf('cleanup_module', analysis, table),
-    imports: analysis.imports.map(({ name }) => name),
+    imports: analysis.imports,
     vector: analysis.calls.some(({ name }) => name.startsWith('kernel_fpu_begin')),
     privileges: [...new Set(policy.privileges)].sort(),
   };

@@ -68,7 +68,7 @@ describe('verifyLinked', () => {
     ['a private section of part of a page', (_, manifest) => { manifest.sections.find(({ name }) => name === '.rodata')!.role = 'private'; }, '.rodata'],
     ['an unlisted section', (_, manifest) => { manifest.sections.shift(); }, 'does not list section 1 (.modinfo)'],
     ['a section that is not there', (_, manifest) => { manifest.sections[0].index = 99; }, 'section 99'],
-    ['an import that is not listed', (_, manifest) => { manifest.imports.push('jiffies'); }, 'the manifest lists 1'],
+    ['an import that is not listed', (_, manifest) => { manifest.imports.push('jiffies'); }, 'imports differ from the file\'s in: jiffies'],
     ['gates in another order', (_, manifest) => { manifest.gates.reverse(); }, 'gates 0 and 1'],
     ['more gates than room', (_, manifest) => { manifest.gates = new Array(300).fill(manifest.gates[0]); }, 'lists 300 gates'],
     ['an init gate that is none', (_, manifest) => { manifest.initGate = 0; }, 'init or cleanup gate'],

@@ -45,7 +45,11 @@ export function verifyLinked(image: Uint8Array, manifest: Manifest, file: string
     }
   }
   const found = [...imports].sort();
-  if (found.join() !== [...manifest.imports].sort().join()) findings.push(`it imports ${found.length} symbols as data; the manifest lists ${manifest.imports.length} others or fewer`);
+  if (found.join() !== [...manifest.imports].sort().join()) {
+    const listed = new Set(manifest.imports);
+    const differing = [...found.filter((name) => !listed.has(name)), ...manifest.imports.filter((name) => !imports.has(name))];
+    findings.push(`the manifest's imports differ from the file's in: ${differing.slice(0, 5).join(', ')}`);
+  }
   return findings.slice(0, MAX_FINDINGS);
 }
 
