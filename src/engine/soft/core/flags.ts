@@ -23,6 +23,37 @@ export const FLAGS_DEC: u32 = 6; // R = A - 1; B = CF as it was
 export const FLAGS_CARRY: u32 = 7; // A = CF, B = OF (0 or 1), AF = 0: shifts, rotates' CF and OF, multiplications
 export const FLAGS_EXPLICIT: u32 = 8; // A = the six flags as RFLAGS bits
 
+// How handlers store flags; `c` is the state block, operands and result are sign-extended.
+
+// @ts-ignore: decorator
+@inline
+export function logicFlags(c: usize, result: i64): void {
+  store<u32>(c, FLAGS_LOGIC, LF_KIND);
+  store<i64>(c, result, LF_RESULT);
+}
+// @ts-ignore: decorator
+@inline
+export function arithmeticFlags(c: usize, kind: u32, a: i64, b: i64, result: i64): void {
+  store<u32>(c, kind, LF_KIND);
+  store<i64>(c, a, LF_A);
+  store<i64>(c, b, LF_B);
+  store<i64>(c, result, LF_RESULT);
+}
+/** SF, ZF, PF from the result; CF and OF given as 0 or 1. */
+// @ts-ignore: decorator
+@inline
+export function carryFlags(c: usize, carry: i64, over: i64, result: i64): void {
+  arithmeticFlags(c, FLAGS_CARRY, carry, over, result);
+}
+/** ZF stays; CF is given; the others are undefined (bit tests). */
+// @ts-ignore: decorator
+@inline
+export function keepZeroSetCarry(c: usize, carry: i64): void {
+  store<u32>(c, FLAGS_CARRY, LF_KIND);
+  store<i64>(c, carry, LF_A);
+  store<i64>(c, 0, LF_B);
+}
+
 /** CF of a kind other than FLAGS_SUB. */
 export function carrySlow(): bool {
   const a = load<i64>(cpu, LF_A);

@@ -41,6 +41,7 @@ export const PREFIX_REX: u32 = 0x40;
 export const PREFIX_SEG: u32 = 0x80; // any segment override
 
 export const EA_SLOW: u32 = 1; // address size or segmentation needs the slow function
+export const EA_WRITE: u32 = 4; // with EA_SLOW: the operand is written
 export const EA_NEXT: u32 = 2; // RIP-relative whose page-relative displacement does not fit: add the next instruction's offset
 
 /** Linear address of the memory operand. Legacy modes: with limit checks (may fault). */
