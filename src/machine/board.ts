@@ -1,4 +1,7 @@
-/** The board: makes the devices of a PC, wires their interrupts, and puts their registers on the buses. It has no thread and no CPU: the run loop calls it. */
+/**
+ * The board: makes the devices of a PC, wires their interrupts, and puts their registers on the buses. It has no thread and no CPU: the
+ * run loop calls it.
+ */
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { GuestMemory } from '../engine/contract.ts';
@@ -17,7 +20,9 @@ import { Pit8254 } from './devices/pit8254/pit8254.ts';
 import { Uart16550 } from './devices/uart16550/uart16550.ts';
 import { createDma } from './dma.ts';
 import { createEventClock } from './events.ts';
-import { ISA_IRQ, ioapicPinOfIsa, MEMORY, type MemoryMapEntry, memoryMap, PCI_FIRST_PIN, PCI_ISA_IRQS, PORTS, pciWire } from './memory-map.ts';
+import {
+  ISA_IRQ, ioapicPinOfIsa, MEMORY, type MemoryMapEntry, memoryMap, PCI_FIRST_PIN, PCI_ISA_IRQS, PORTS, pciWire,
+} from './memory-map.ts';
 import type { Clock, Dma, IrqLine, PciFunction, RegisterBlock, Stateful } from './ports.ts';
 import { createSerialOutput } from './serial-output.ts';
 import { readState } from './state.ts';
@@ -222,7 +227,8 @@ export function createBoard(options: BoardOptions): Board {
     statistics: () => ({ 'unclaimed port accesses': portBus.unclaimed, 'unclaimed memory accesses': memoryBus.unclaimed }),
     save() {
       serialOutput.flush();
-      const saveAll = (devices: Record<string, Stateful>) => Object.fromEntries(Object.entries(devices).map(([name, device]) => [name, device.save()]));
+      const saveAll = (devices: Record<string, Stateful>) =>
+        Object.fromEntries(Object.entries(devices).map(([name, device]) => [name, device.save()]));
       return {
         ...saveAll(parts),
         ...saveAll(controllers),
@@ -257,7 +263,9 @@ function besidePciAddress(reset: RegisterBlock): RegisterBlock {
 }
 
 function loadFunctions(functions: readonly { slot: number; device: PciDevice }[], state: unknown): void {
-  if (!Array.isArray(state) || state.length !== functions.length) throw new Error(`board: functions do not fit, expected ${functions.length}`);
+  if (!Array.isArray(state) || state.length !== functions.length) {
+    throw new Error(`board: functions do not fit, expected ${functions.length}`);
+  }
   for (const [i, { slot, device }] of functions.entries()) {
     const from = readState(`board function ${i}`, state[i]);
     from.number('slot', slot, slot);

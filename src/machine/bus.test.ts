@@ -46,19 +46,28 @@ describe.each([
     expect(bus.unclaimed).toBe(0);
   });
 
-  test('splits what is too wide, and what hangs over an end', () => {
+  test('splits what is too wide', () => {
     const bus = made();
     const narrow = recorder(4);
-    const wide = recorder(4);
     bus.claim({ name: 'narrow', start: base, size: 4, registers: narrow, widest: 1 });
-    bus.claim({ name: 'wide', start: base + 4, size: 4, registers: wide });
     bus.write(base, 2, 0x1234);
     expect(narrow.log).toEqual([`w1@0=${0x34}`, `w1@1=${0x12}`]);
-    bus.write(base + 6, 4, 0x0403_0201);
-    expect([...wide.data]).toEqual([0, 0, 1, 2]);
-    expect(bus.unclaimed).toBe(2);
-    expect(bus.read(base + 6, 4)).toBe(0xffff_0201);
-    expect(bus.read(base - 2, 4)).toBe(0x1234_ffff);
+    expect(bus.read(base, 4)).toBe(0x0000_1234);
+  });
+
+  test('an access over an edge stays with the block it begins in', () => {
+    const bus = made();
+    const left = recorder(4);
+    const right = recorder(4);
+    bus.claim({ name: 'left', start: base, size: 4, registers: left });
+    bus.claim({ name: 'right', start: base + 4, size: 4, registers: right });
+    bus.write(base + 2, 4, 0x0403_0201);
+    expect([...left.data]).toEqual([0, 0, 1, 2]);
+    expect(bus.read(base + 2, 4)).toBe(0xffff_0201);
+    expect(bus.read(base - 1, 4)).toBe(0xffff_ffff);
+    bus.write(base - 1, 4, 0);
+    expect(right.log).toEqual([]);
+    expect([...left.data]).toEqual([0, 0, 1, 2]);
   });
 
   test('an overlapping claim is refused, a released one is gone', () => {

@@ -1,6 +1,9 @@
 /**
  * The two buses: ports and memory. A bus finds the block that answers an address; unclaimed reads give all ones, unclaimed writes
- * vanish, as on a PC. Accesses wider than a block's data path, or hanging over its end, are split into bytes.
+ * vanish, as on a PC. Accesses wider than a block's data path are split into bytes.
+ *
+ * An access belongs to the block of its first byte; bytes beyond the block's end reach nobody. So whoever withholds a device need
+ * look at the first address only: there is no way in over the edge of a neighbour.
  */
 import { hex } from '../base/hex.ts';
 import type { Log } from '../base/log.ts';
@@ -59,41 +62,37 @@ abstract class RangeBus implements Bus {
 
   read(address: number, size: AccessSize): number {
     const claim = this.ownerOf(address);
-    if (claim !== undefined) {
-      const offset = address - claim.start;
-      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) return cut(claim.registers.read(offset, size), size);
-    } else if (size === 1 || !this.touches(address, size)) {
+    if (claim === undefined) {
       this.note('read', address, size, 0);
       return onesOf(size);
     }
+    const offset = address - claim.start;
+    const { registers } = claim;
+    if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) return cut(registers.read(offset, size), size);
     let value = 0;
-    for (let i = 0; i < size; i++) value += this.read(address + i, 1) * 2 ** (8 * i);
+    for (let i = 0; i < size; i++) value += (offset + i < claim.size ? registers.read(offset + i, 1) & 0xff : 0xff) * 2 ** (8 * i);
     return value;
   }
 
   write(address: number, size: AccessSize, value: number): void {
     const claim = this.ownerOf(address);
-    if (claim !== undefined) {
-      const offset = address - claim.start;
-      if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) {
-        claim.registers.write(offset, size, cut(value, size));
-        return;
-      }
-    } else if (size === 1 || !this.touches(address, size)) {
+    if (claim === undefined) {
       this.note('write', address, size, value);
       return;
     }
-    for (let i = 0; i < size; i++) this.write(address + i, 1, (value >>> (8 * i)) & 0xff);
-  }
-
-  private touches(address: number, size: number): boolean {
-    for (let i = 1; i < size; i++) if (this.ownerOf(address + i) !== undefined) return true;
-    return false;
+    const offset = address - claim.start;
+    const { registers } = claim;
+    if (size === 1 || (size <= (claim.widest ?? 4) && offset + size <= claim.size)) {
+      registers.write(offset, size, cut(value, size));
+      return;
+    }
+    for (let i = 0; i < size && offset + i < claim.size; i++) registers.write(offset + i, 1, (value >>> (8 * i)) & 0xff);
   }
 
   private note(what: 'read' | 'write', address: number, size: number, value: number): void {
     if (this.unclaimed++ >= LOGGED) return;
-    this.log.debug(`unclaimed ${this.kind} ${what}`, { address: hex(address), size, ...(what === 'write' ? { value: hex(value >>> 0) } : {}) });
+    const fields = { address: hex(address), size };
+    this.log.debug(`unclaimed ${this.kind} ${what}`, what === 'write' ? { ...fields, value: hex(value >>> 0) } : fields);
   }
 }
 

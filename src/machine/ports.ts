@@ -54,7 +54,10 @@ export interface PciFunction {
   reset(): void;
 }
 
-/** State of a device for snapshots: plain JSON values only (bytes as base64 text). `load` throws an Error that names the field when `state` does not fit. */
+/**
+ * State of a device for snapshots: plain JSON values only (bytes as base64 text). `load` throws an Error that names the field when `state`
+ * does not fit.
+ */
 export interface Stateful { save(): unknown; load(state: unknown): void }
 
 /**

@@ -1,6 +1,9 @@
 /** The machine as ACPI objects: the PCI host bridge with its windows and interrupt routing, COM1, the clock, and the soft-off state. */
 import { ISA_IRQ, MEMORY, PCI_FIRST_PIN, PCI_ISA_IRQS, PORTS, pciWire } from '../memory-map.ts';
-import { type Aml, bridgeWindow, define, device, eisaId, firstArgument, giveBack, ifTrue, integer, isaInterrupt, list, method, name, ports, resources, scope, store } from './aml.ts';
+import {
+  type Aml, bridgeWindow, define, device, eisaId, firstArgument, giveBack, ifTrue, integer, isaInterrupt, list, method, name, ports,
+  resources, scope, store,
+} from './aml.ts';
 
 /** _PRT entries (ACPI 6.4, 6.2.13): address with all functions, pin INTA, no link device, global interrupt. */
 function routing(interruptOf: (wire: number) => number): Aml {
@@ -42,7 +45,11 @@ export function dsdtBody(sleepType: number): Aml {
         define('_STA', integer(0x0f)),
         define('_CRS', resources(ports(PORTS.serial.start, PORTS.serial.size), isaInterrupt(ISA_IRQ.serial))),
       ),
-      device('RTC', define('_HID', eisaId('PNP0B00')), define('_CRS', resources(ports(PORTS.cmos.start, PORTS.cmos.size), isaInterrupt(ISA_IRQ.cmos)))),
+      device(
+        'RTC',
+        define('_HID', eisaId('PNP0B00')),
+        define('_CRS', resources(ports(PORTS.cmos.start, PORTS.cmos.size), isaInterrupt(ISA_IRQ.cmos))),
+      ),
     ),
   ];
   return Uint8Array.from(terms.flatMap((term) => [...term]));

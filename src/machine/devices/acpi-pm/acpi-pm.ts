@@ -21,7 +21,8 @@ export const SLEEP_TYPE_OFF = 5;
 export const RESET_PORT = 0xcf9;
 export const RESET_VALUE = 0x06;
 
-const EVENT = { timer: 0x0001, busMaster: 0x0010, globalLock: 0x0020, powerButton: 0x0100, sleepButton: 0x0200, rtc: 0x0400, wake: 0x8000 } as const;
+const EVENT = { timer: 0x0001, globalLock: 0x0020, powerButton: 0x0100, sleepButton: 0x0200, rtc: 0x0400 } as const;
+/** All status bits, with bus master, and wake. */
 const STATUS_BITS = 0x8731;
 const ENABLE_BITS = EVENT.timer | EVENT.globalLock | EVENT.powerButton | EVENT.sleepButton | EVENT.rtc;
 const CONTROL = { sciEnable: 0x0001, sleepType: 0x1c00, sleepEnable: 0x2000 } as const;
@@ -87,7 +88,7 @@ export class AcpiPm implements RegisterBlock, Stateful {
       case PM_BLOCK.control:
         this.control = ((this.control & ~(0xff << shift)) | (value << shift)) & CONTROL.sleepType;
         // SLP_EN is write-only and lies in the high byte with SLP_TYP.
-        if (shift === 8 && (value << 8) & CONTROL.sleepEnable && (this.control & CONTROL.sleepType) >> 10 === SLEEP_TYPE_OFF) this.ports.powerOff();
+        if (shift === 8 && (value << 8) & CONTROL.sleepEnable && this.control >> 10 === SLEEP_TYPE_OFF) this.ports.powerOff();
         break;
       default: // the timer is read-only
         break;
@@ -127,7 +128,8 @@ export class AcpiPm implements RegisterBlock, Stateful {
   }
 
   save(): unknown {
-    return { status: this.status, enable: this.enable, control: this.control, halvesSeen: this.halvesSeen, resetControl: this.resetControl };
+    const { status, enable, control, halvesSeen, resetControl } = this;
+    return { status, enable, control, halvesSeen, resetControl };
   }
 
   load(state: unknown): void {

@@ -16,7 +16,8 @@ function setUp(wall = NOON) {
     cmos.write(0, 1, index);
     cmos.write(1, 1, value);
   };
-  const time = () => [read(0x32), read(9), read(8), read(7), read(4), read(2), read(0)].map((value) => value.toString(16).padStart(2, '0')).join(' ');
+  const digits = (index: number) => read(index).toString(16).padStart(2, '0');
+  const time = () => [0x32, 9, 8, 7, 4, 2, 0].map(digits).join(' ');
   return { clock, irq, cmos, read, write, time };
 }
 

@@ -1,6 +1,6 @@
 /**
- * The keyboard controller of a PC AT (Intel 8042; IBM PC AT Technical Reference, "Keyboard Controller") with nothing plugged in. It is here for
- * its reset line, which operating systems use to reboot, and so that probing it gets answers instead of time-outs.
+ * The keyboard controller of a PC AT (Intel 8042; IBM PC AT Technical Reference, "Keyboard Controller") with nothing plugged in. It is
+ * here for its reset line, which operating systems use to reboot, and so that probing it gets answers instead of time-outs.
  */
 import type { RegisterBlock, Stateful } from '../../ports.ts';
 import { readState } from '../../state.ts';
@@ -8,7 +8,8 @@ import { readState } from '../../state.ts';
 const STATUS = { output: 0x01, system: 0x04, unlocked: 0x10, auxiliary: 0x20, timeout: 0x40 } as const;
 const COMMAND = {
   readConfiguration: 0x20, writeConfiguration: 0x60, disableAux: 0xa7, enableAux: 0xa8, testAux: 0xa9, selfTest: 0xaa, testKeyboard: 0xab,
-  disableKeyboard: 0xad, enableKeyboard: 0xae, readOutputPort: 0xd0, writeOutputPort: 0xd1, toKeyboard: 0xd2, toAuxOutput: 0xd3, toAux: 0xd4,
+  disableKeyboard: 0xad, enableKeyboard: 0xae, readOutputPort: 0xd0, writeOutputPort: 0xd1, toKeyboard: 0xd2, toAuxOutput: 0xd3,
+  toAux: 0xd4,
 } as const;
 /** Configuration bits that switch the two clocks off. */
 const CONFIGURATION = { system: 0x04, keyboardOff: 0x10, auxOff: 0x20 } as const;
@@ -36,7 +37,7 @@ export class I8042 implements Stateful {
   /** Port 0x60. */
   readonly dataPort: RegisterBlock = {
     read: () => {
-      const value = this.output < 0 ? 0 : this.output;
+      const value = Math.max(this.output, 0);
       this.output = -1;
       this.status = 0;
       return value;

@@ -27,7 +27,9 @@ function setUp(cpus = 1, tscFrequency = 1e9) {
     lapics[cpu].writeRegister(R.svr, 0x1ff);
   }
   const lapic = lapics[0];
-  return { clock, ended, lapics, lapic, wakes: () => wakes, read: (r: number) => lapic.readRegister(r), write: (r: number, v: number) => lapic.writeRegister(r, v) };
+  const read = (register: number) => lapic.readRegister(register);
+  const write = (register: number, value: number) => lapic.writeRegister(register, value);
+  return { clock, ended, lapics, lapic, wakes: () => wakes, read, write };
 }
 const fixed = (vector: number, level = false): ApicMessage => ({ destination: 0, logical: false, mode: DELIVERY.fixed, vector, level });
 

@@ -56,7 +56,9 @@ export class ConfigSpace implements Stateful {
     let link: number = OFFSET.capabilities;
     let at = 0x40;
     for (const capability of this.device.capabilities ?? []) {
-      if (at + 2 + capability.body.length > CONFIG_SIZE) throw new RangeError(`${this.device.name}: capabilities do not fit in ${CONFIG_SIZE} bytes`);
+      if (at + 2 + capability.body.length > CONFIG_SIZE) {
+        throw new RangeError(`${this.device.name}: capabilities do not fit in ${CONFIG_SIZE} bytes`);
+      }
       this.bytes[OFFSET.status] |= STATUS.capabilities;
       this.bytes[link] = at;
       this.bytes[at] = capability.id;

@@ -1,7 +1,7 @@
 /**
- * PCI host bridge: configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2) for bus 0, and the decoding of base address registers. The bridge owns every
- * function's configuration space, so that it alone knows which function answers which address: the VMM hides windows of granted
- * devices by it.
+ * PCI host bridge: configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2) for bus 0, and the decoding of base address registers. The
+ * bridge owns every function's configuration space, so that it alone knows which function answers which address: the VMM hides windows of
+ * granted devices by it.
  */
 import { hex } from '../../../base/hex.ts';
 import type { Log } from '../../../base/log.ts';
@@ -15,7 +15,8 @@ export const SLOTS = 32;
 
 /** The 82441FX: what every kernel recognises as a PC's host bridge (Intel 290549, 3.2). */
 const BRIDGE: PciFunction = {
-  name: 'host bridge', vendor: 0x8086, device: 0x1237, subsystemVendor: 0, subsystem: 0, revision: 2, classCode: 0x060000, interruptPin: 0, bars: [],
+  name: 'host bridge', vendor: 0x8086, device: 0x1237, subsystemVendor: 0, subsystem: 0, revision: 2, classCode: 0x060000,
+  interruptPin: 0, bars: [],
   setBusMaster: () => {},
   reset: () => {},
 };
@@ -48,9 +49,14 @@ export class PciHostBridge implements Stateful {
     this.slots[0] = newSlot(BRIDGE, { set: () => {} });
   }
 
-  /** Puts a function in a slot, 1..31, with base addresses assigned as firmware does. `wire` is the slot's INTA. Throws RangeError if the slot is taken. */
+  /**
+   * Puts a function in a slot, 1..31, with base addresses assigned as firmware does. `wire` is the slot's INTA. Throws RangeError if the
+   * slot is taken.
+   */
   add(slot: number, device: PciFunction, wire: IrqLine): void {
-    if (!(Number.isInteger(slot) && slot > 0 && slot < SLOTS) || this.slots[slot]) throw new RangeError(`PCI slot ${slot} is taken or not 1 to ${SLOTS - 1}`);
+    if (!(Number.isInteger(slot) && slot > 0 && slot < SLOTS) || this.slots[slot]) {
+      throw new RangeError(`PCI slot ${slot} is taken or not 1 to ${SLOTS - 1}`);
+    }
     this.slots[slot] = newSlot(device, wire);
     this.assign(slot);
   }
@@ -68,9 +74,9 @@ export class PciHostBridge implements Stateful {
   barsOf(slot: number): BarState[] {
     const there = this.slots[slot];
     if (!there) return [];
-    return there.config.device.bars.flatMap((bar, index) =>
-      bar ? [{ bar: index, kind: bar.kind, start: there.config.barAddress(index), size: bar.size, decoded: there.claims[index] !== undefined }] : [],
-    );
+    return definedBars(there.config.device).map(([bar, { kind, size }]) => {
+      return { bar, kind, start: there.config.barAddress(bar), size, decoded: there.claims[bar] !== undefined };
+    });
   }
 
   /** Called after the decoding of a slot's BARs changed. */
@@ -142,7 +148,8 @@ export class PciHostBridge implements Stateful {
     const taken = this.slots.flatMap((slot) => slot?.claims.filter((claim) => claim !== undefined) ?? []);
     const bus = kind === 'io' ? this.ports.io : this.ports.memory;
     for (let start = Math.ceil(window.start / step) * step; start + size <= window.end; start += step) {
-      const clash = taken.some((claim) => bus.ownerOf(claim.start) === claim && start < claim.start + claim.size && claim.start < start + size);
+      const overlaps = (claim: Claim) => start < claim.start + claim.size && claim.start < start + size;
+      const clash = taken.some((claim) => bus.ownerOf(claim.start) === claim && overlaps(claim));
       if (!clash) return start;
     }
     return -1;
@@ -169,11 +176,15 @@ export class PciHostBridge implements Stateful {
     if (changed) for (const listener of this.listeners) listener(index);
   }
 
-  /** A BAR outside the windows, or over another device, does not answer. Sizing a BAR while it is decoded looks the same for a moment: say it once, softly. */
+  /**
+   * A BAR outside the windows, or over another device, does not answer. Sizing a BAR while it is decoded looks the same for a moment: say
+   * it once, softly.
+   */
   private complain(slot: Slot, bar: number, start: number): void {
     if (slot.complained[bar]) return;
     slot.complained[bar] = true;
-    this.ports.log.info('BAR is not decoded: outside the PCI windows or over another device', { device: slot.config.device.name, bar, start: hex(start) });
+    const fields = { device: slot.config.device.name, bar, start: hex(start) };
+    this.ports.log.info('BAR is not decoded: outside the PCI windows or over another device', fields);
   }
 
   /** Ports 0xcf8 to 0xcff. Narrow accesses to the address register belong to other devices (0xcf9 resets). */
@@ -230,7 +241,9 @@ export class PciHostBridge implements Stateful {
     const slots = from.part('slots');
     if (!Array.isArray(slots) || slots.length !== SLOTS) throw new Error(`pci: slots do not fit, expected ${SLOTS}`);
     for (const [index, slot] of this.slots.entries()) {
-      if ((slot === undefined) !== (slots[index] === null)) throw new Error(`pci: slot ${index} is filled in one of machine and state only`);
+      if ((slot === undefined) !== (slots[index] === null)) {
+        throw new Error(`pci: slot ${index} is filled in one of machine and state only`);
+      }
       if (!slot) continue;
       const saved = readState(`pci slot ${index}`, slots[index]);
       slot.config.setCommand(0);

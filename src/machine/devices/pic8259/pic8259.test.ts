@@ -15,7 +15,11 @@ function setUp({ icw4 = 0x01 } = {}) {
     write(1, icw4);
     write(1, 0);
   }
-  return { pic, master, slave, intr: () => asserted, inService: () => (master(0, 0x0b), pic.masterPorts.read(0, 1)) };
+  const inService = () => {
+    master(0, 0x0b);
+    return pic.masterPorts.read(0, 1);
+  };
+  return { pic, master, slave, intr: () => asserted, inService };
 }
 
 describe('8259 pair', () => {

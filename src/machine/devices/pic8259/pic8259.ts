@@ -227,8 +227,14 @@ export class Pic8259 implements Stateful {
     this.reset();
   }
 
-  readonly masterPorts: RegisterBlock = { read: (offset) => this.master.read(offset), write: (offset, _size, value) => this.master.write(offset, value) };
-  readonly slavePorts: RegisterBlock = { read: (offset) => this.slave.read(offset), write: (offset, _size, value) => this.slave.write(offset, value) };
+  readonly masterPorts: RegisterBlock = {
+    read: (offset) => this.master.read(offset),
+    write: (offset, _size, value) => this.master.write(offset, value),
+  };
+  readonly slavePorts: RegisterBlock = {
+    read: (offset) => this.slave.read(offset),
+    write: (offset, _size, value) => this.slave.write(offset, value),
+  };
   /** ELCR: a set bit makes an input level-triggered. */
   readonly triggerPorts: RegisterBlock = {
     read: (offset) => this.chip(offset).levels,

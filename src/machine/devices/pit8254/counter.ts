@@ -226,8 +226,9 @@ export class Counter {
 
   save(): unknown {
     return {
-      mode: this.mode, access: this.access, bcd: this.bcd, initial: this.initial, start: this.start, stopped: this.stopped, running: this.running,
-      loaded: this.loaded, nullCount: this.nullCount, gate: this.gate, writeLow: this.writeLow, readHigh: this.readHigh,
+      mode: this.mode, access: this.access, bcd: this.bcd, initial: this.initial, start: this.start, stopped: this.stopped,
+      running: this.running, loaded: this.loaded, nullCount: this.nullCount, gate: this.gate,
+      writeLow: this.writeLow, readHigh: this.readHigh,
       latched: [...this.latched], latchedCount: this.latched.length, latchedStatus: this.latchedStatus,
     };
   }

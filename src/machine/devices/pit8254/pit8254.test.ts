@@ -18,7 +18,9 @@ function setUp() {
     pit.write(3, 1, counter << 6);
     return pit.read(counter) | (pit.read(counter) << 8);
   };
-  return { clock, irq, pit, program, count, speaker: (value: number) => pit.speakerPort.write(0, 1, value), port61: () => pit.speakerPort.read(0, 1) };
+  const speaker = (value: number) => pit.speakerPort.write(0, 1, value);
+  const port61 = () => pit.speakerPort.read(0, 1);
+  return { clock, irq, pit, program, count, speaker, port61 };
 }
 
 describe('8254', () => {

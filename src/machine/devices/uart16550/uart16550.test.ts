@@ -65,7 +65,7 @@ describe('16550', () => {
     write(MCR, 0x08);
     write(IER, 0x02);
     let left = 100;
-    for (let batch = 0; left > 0; batch++) {
+    while (left > 0) {
       expect(irq.level).toBe(true);
       expect(read(IIR) & 0x0f).toBe(0x02);
       for (let i = 0; i < 16 && left > 0; i++, left--) write(RBR, 0x2e);

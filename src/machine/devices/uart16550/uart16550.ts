@@ -223,9 +223,9 @@ export class Uart16550 implements RegisterBlock, Stateful {
   private writeModemControl(value: number): void {
     this.modemControl = value;
     // In loop mode the outputs DTR, RTS, OUT1, OUT2 feed the inputs DSR, CTS, RI, DCD.
-    const lines = this.loop
-      ? (value & MCR.dtr ? MSR.dsr : 0) | (value & MCR.rts ? MSR.cts : 0) | (value & MCR.out1 ? MSR.ri : 0) | (value & MCR.out2 ? MSR.dcd : 0)
-      : CONNECTED;
+    const looped =
+      (value & MCR.dtr ? MSR.dsr : 0) | (value & MCR.rts ? MSR.cts : 0) | (value & MCR.out1 ? MSR.ri : 0) | (value & MCR.out2 ? MSR.dcd : 0);
+    const lines = this.loop ? looped : CONNECTED;
     const changed = lines ^ this.modemLines;
     // The ring indicator's delta bit is set by its trailing edge only.
     this.modemDelta |= ((changed & ~MSR.ri) | (changed & this.modemLines & MSR.ri)) >> 4;
