@@ -1,7 +1,7 @@
 /**
  * One TCP connection of the peer's server (RFC 9293; windows RFC 7323; retransmission timer RFC 6298; congestion RFC 5681 with the partial
- * acknowledgements of RFC 6582). Data to send is not buffered: the application makes any part of its stream again. Segments that
- * come out of order are not kept; the sender repeats them.
+ * acknowledgements of RFC 6582). Data to send is not buffered: the application makes any part of its stream again. Segments that come
+ * early are kept, within the window, until the gap before them is filled.
  */
 import { buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP, TCP_HEADER } from '../ethernet.ts';
 
@@ -41,6 +41,9 @@ const DELAYED_ACK = 20 * MS;
 const IDLE = 120_000 * MS;
 const TIME_WAIT = 1000 * MS;
 const INITIAL_WINDOW = 10;
+/** Segments that may wait for a gap to be filled; with the window that bounds the memory of a connection to about 1 MiB. */
+const EARLY_SEGMENTS = 1024;
+const WINDOW_BYTES = WINDOW * 2 ** WINDOW_SHIFT;
 const NEVER = Number.POSITIVE_INFINITY;
 
 /** a - b in sequence space: negative when a is before b. */
@@ -77,6 +80,8 @@ export class Connection {
   private measuredAt = 0;
   private lastHeard: number;
   private peerClosed = false;
+  /** Segments beyond a gap, by sequence number. */
+  private readonly early = new Map<number, Uint8Array>();
 
   /** `initial` is our initial sequence number; `frame` holds the client's SYN. */
   constructor(
@@ -117,14 +122,15 @@ export class Connection {
     if ((flags & TCP.ack) === 0) return;
     const data = start + (frame[start + 12] >>> 4) * 4;
     const length = packet.end - data;
-    const acceptable = offset <= 0 && offset + length >= 0;
-    if (!acceptable || (offset < 0 && length + offset === 0 && length > 0)) {
+    const useful = offset + length > 0 || (offset + length === 0 && length === 0);
+    if (offset > 0 || !useful) {
       // Old, or ahead of a gap: say what is expected.
+      if (offset > 0 && length > 0 && offset + length <= WINDOW_BYTES && this.state !== 'syn-received') this.keepEarly(sequence, frame.slice(data, packet.end));
       this.acknowledge();
-      if (!acceptable) return;
+      if (offset > 0 || offset + length < 0) return;
     }
     if (!this.acknowledgement(get32(frame, start + 8), get16(frame, start + 14), length)) return;
-    if (length > 0) this.take(frame.subarray(data - offset, packet.end), flags);
+    if (offset + length > 0) this.take(frame.subarray(data - offset, packet.end), flags);
     if ((flags & TCP.fin) !== 0 && distance((sequence + length) >>> 0, this.receiveNext) === 0) this.finArrived();
     this.output();
   }
@@ -305,13 +311,39 @@ export class Connection {
   /** Payload from receiveNext on. */
   private take(data: Uint8Array, flags: number): void {
     if (data.length === 0 || this.peerClosed) return;
-    this.receiveNext = (this.receiveNext + data.length) >>> 0;
-    this.application.receive(data);
-    if (++this.unacknowledged >= 2 || (flags & TCP.psh) !== 0) {
+    this.accept(data);
+    if (this.early.size > 0) {
+      this.fillGaps();
+      this.acknowledge();
+    } else if (++this.unacknowledged >= 2 || (flags & TCP.psh) !== 0) {
       this.acknowledge();
     } else if (this.acknowledgeAt === NEVER) {
       this.acknowledgeAt = this.host.now() + DELAYED_ACK;
       this.host.schedule(this.acknowledgeAt);
+    }
+  }
+
+  private accept(data: Uint8Array): void {
+    this.receiveNext = (this.receiveNext + data.length) >>> 0;
+    this.application.receive(data);
+  }
+
+  private keepEarly(sequence: number, data: Uint8Array): void {
+    if (this.early.size < EARLY_SEGMENTS && !this.early.has(sequence)) this.early.set(sequence, data);
+  }
+
+  /** Takes kept segments that now follow, until none does. */
+  private fillGaps(): void {
+    for (let progress = true; progress; ) {
+      progress = false;
+      for (const [sequence, data] of this.early) {
+        const offset = distance(sequence, this.receiveNext);
+        if (offset > 0) continue;
+        this.early.delete(sequence);
+        if (offset + data.length <= 0) continue;
+        this.accept(data.subarray(-offset));
+        progress = true;
+      }
     }
   }
 
