@@ -111,7 +111,7 @@ function deliverLong(vector: u32, type: u32, code: u32): void {
 }
 
 /** A stack pointer of the 64-bit TSS (SDM vol. 3, figure 8-11). */
-function tssStack(offset: u32): u64 {
+export function tssStack(offset: u32): u64 {
   if (offset + 7 > segLimit(TR)) selectorFault(10, segSelector(TR));
   return sysRd64(segBase(TR) + offset);
 }

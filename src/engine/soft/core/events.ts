@@ -10,9 +10,9 @@ import { deliver } from './deliver';
 import { selectArray, refreshView } from './views';
 import { run, settle } from './run';
 import {
-  CR2, CUR_OP, DELIVERING, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENTS, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_STEP,
-  EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EXIT_ADDRESS, EXIT_BUDGET,
-  EXIT_CODE, EXIT_EVENT, EXIT_FETCH, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
+  CR2, CUR_OP, DELIVERING, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENTS, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_STEP, EVENT_STEPPED,
+  EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EXIT_ADDRESS, EXIT_BUDGET,
+  EXIT_CODE, EXIT_EVENT, EXIT_FETCH, EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
   FORCED_VECTOR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT, PENDING_NONE,
   PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
 } from './layout';
@@ -76,12 +76,18 @@ export function currentRipOrNext(): u64 {
 /** Executes from the architectural state until an exit; the host catches what it throws and calls `unwound`. */
 export function resume(): i32 {
   setFlags(load<u64>(cpu, RFLAGS));
+  flagsChanged();
   return carryOn();
 }
 
 /** After `unwound` returned 0. */
 export function carryOn(): i32 {
   const code = run();
+  if (load<u32>(cpu, EVENTS) & EVENT_STEPPED) {
+    // Left in a single step: after its instruction, or (budget) before it.
+    clearEvent(EVENT_STEPPED);
+    if (code != EXIT_BUDGET) afterStep();
+  }
   store<u64>(cpu, getFlags(), RFLAGS);
   return code;
 }
@@ -183,7 +189,7 @@ export function pollEvents(): i32 {
   }
   if (events & EVENT_KICK) {
     clearEvent(EVENT_KICK);
-    return EXIT_BUDGET;
+    return EXIT_KICK;
   }
   if (events & EVENT_FORCED) return deliverForced();
   if (load<u32>(cpu, REPLAY_COUNT) != 0) {
@@ -239,6 +245,7 @@ function deliverForced(): i32 {
   const vector = load<u32>(cpu, FORCED_VECTOR);
   store<u32>(cpu, EVENT_TYPE_NONE, FORCED_TYPE);
   store<u32>(cpu, 0, SHADOW);
+  if (type == EVENT_TYPE_FAULT) return raise(vector, load<u32>(cpu, FORCED_CODE));
   if (type == EVENT_TYPE_EXCEPTION) deliverException(vector, load<u32>(cpu, FORCED_CODE), load<u64>(cpu, FORCED_ADDRESS));
   else if (type == EVENT_TYPE_SOFTWARE) deliver(vector, type, NO_CODE);
   else return deliverExternal(vector, type);

@@ -25,12 +25,10 @@ export const RUN_END = 0x138; // u64, COUNT + BUDGET as run() began: instruction
 export const CODE_AREA = 0x140; // u32, address of this CPU's area for decoded code, set by the host before the first run()
 export const CODE_AREA_SIZE = 0x144; // u32, bytes; at least 1 MiB
 export const CODE_POOL = 0x148; // u32, next free byte of the record pool
-export const STEPPING = 0x14c; // u32, 1 while the one instruction of EVENT_STEP executes
 export const STAT_BLOCKS = 0x150; // u32, blocks decoded, and likewise below
 export const STAT_RECORDS = 0x154;
 export const STAT_PAGE_DROPS = 0x158; // pages of decoded code dropped by writes
 export const STAT_POOL_DROPS = 0x15c; // times that all decoded code was dropped, the pool being full
-export const FETCH_OP = 0x1c0; // 48 bytes: a record that stands for "the instruction at RIP, not yet decoded"; CUR_OP while fetching or delivering
 
 // 0x200..0x5ff: system state (H2)
 export const SEG_BASE = 0x200; // 8 x u64 in order ES CS SS DS FS GS TR LDTR
@@ -99,6 +97,7 @@ export const EXTERNAL = 0x418; // u32, EXT bit of error codes: 1 while an event 
 export const DROPPED_COUNT = 0x41c; // u32, pages written by others whose decoded code must go; above DROPPED_MAX: all code
 export const DROPPED = 0x420; // 32 x u32
 export const DROPPED_MAX = 32;
+export const RESTART_RIP = 0x4b0; // u64, RIP of the RDMSR or WRMSR that left by an exit
 export const FILLS = 0x4a0; // u64, TLB fills
 export const FLUSHES = 0x4a8; // u64, translation sets cleared
 
@@ -111,6 +110,8 @@ export const FOP = 0x686; // u16
 export const FIP = 0x688; // u64
 export const FDP = 0x690; // u64
 export const MXCSR = 0x698; // u32
+export const FCS = 0x69c; // u16
+export const FDS = 0x69e; // u16
 export const XMM = 0x700; // 16 x 16 bytes
 export const VECTOR_SCRATCH = 0x800; // 1 KiB of temporaries of one instruction
 
@@ -136,7 +137,7 @@ export const REPLAY_MAX = 192;
 export const STATE_SIZE = 0x1000; // then TLBs, caches and records
 
 // Result of run() and unwound(): 0 = go on (unwound only)
-export const EXIT_BUDGET = 1;
+export const EXIT_BUDGET = 1; // the instructions of BUDGET are used up
 export const EXIT_IO = 2;
 export const EXIT_MMIO = 3;
 export const EXIT_HALT = 4;
@@ -147,6 +148,7 @@ export const EXIT_FETCH = 8;
 export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
 export const EXIT_DEBUG = 11;
+export const EXIT_KICK = 12;
 
 export const NO_CODE = 0x10000; // "no error code", "no vector"
 export const PENDING_NONE = 0;
@@ -158,6 +160,7 @@ export const EVENT_TYPE_INTERRUPT = 1;
 export const EVENT_TYPE_NMI = 2;
 export const EVENT_TYPE_EXCEPTION = 3;
 export const EVENT_TYPE_SOFTWARE = 4; // INT n, INT3, INTO
+export const EVENT_TYPE_FAULT = 5; // queued by the host like an exception of the guest's own: a module view intercepts it
 
 // Bits of EVENTS. Only bits that can be acted upon now are set: pollEvents() runs at every block while any is.
 export const EVENT_KICK = 1;
@@ -168,6 +171,7 @@ export const EVENT_NMI = 16;
 export const EVENT_INTERRUPT = 32; // INJECTED
 export const EVENT_WINDOW = 64;
 export const EVENT_DROP = 128; // DROPPED
+export const EVENT_STEPPED = 512; // the one instruction of EVENT_STEP has begun; set and cleared by run.ts
 export const EVENT_VIEWS = 256; // some view changed: check generations
 
 // Page table of linear memory: one byte a page at SHARED_FRAMES

@@ -17,7 +17,7 @@ const CR0_TS: u64 = 8;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMAP: u64 = 1 << 21;
-const MAX_EPOCH: u32 = 0x3fffffff;
+const MAX_EPOCH: u32 = 0x1fffffff;
 
 /** After any change of CPL, CS, CR0, CR4, EFER or view. */
 export function updateContext(): void {

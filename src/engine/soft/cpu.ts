@@ -1,0 +1,249 @@
+/** A virtual CPU: drives one instance of the core, in slices, and turns what it comes back with into the contract's exits. */
+
+import type { Cpu, Exit, PendingEvent, Registers, SystemRegisters, View } from '../contract.ts';
+import { REG, REGISTER_COUNT } from '../contract.ts';
+import type { SoftClock } from './clock.ts';
+import { type Core, UNWIND } from './core.ts';
+import {
+  BUDGET, COUNT, CPL, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
+  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT, REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW,
+  TIME_OFFSET, TRAPS,
+} from './core/layout.ts';
+import { EVENT_TYPES, Exits } from './exits.ts';
+import { type Space, setEvents } from './space.ts';
+import { SystemState } from './system.ts';
+import type { SoftView } from './views.ts';
+
+/** Instructions between looks at the host clock; also how often V8 gets the chance to replace the loop by its optimised code. */
+const SLICE = 100_000;
+const WORD = 2 ** 32;
+const IF = 0x200;
+/** Bytes of the XSAVE standard form: legacy area and header. */
+const VECTOR_SIZE = 576;
+
+export class SoftCpu implements Cpu {
+  readonly registers: Registers;
+  readonly vectorSize = VECTOR_SIZE;
+  private readonly exits: Exits;
+  private readonly system: SystemState;
+  private readonly words: Uint32Array;
+  private current: SoftView;
+
+  /** `refuses`: whether a view lacks a guest physical address. */
+  constructor(
+    readonly index: number,
+    private readonly space: Space,
+    private readonly block: number,
+    private readonly core: Core,
+    private readonly clock: SoftClock,
+    untrusted: SoftView,
+    refuses: (view: SoftView, gpa: number) => boolean,
+  ) {
+    const { buffer } = space.memory;
+    this.registers = {
+      words: new BigUint64Array(buffer, block + GPR, REGISTER_COUNT),
+      halves: new Uint32Array(buffer, block + GPR, 2 * REGISTER_COUNT),
+    };
+    this.words = space.words;
+    this.exits = new Exits(space, block, (gpa) => refuses(this.current, gpa));
+    this.system = new SystemState(space, block);
+    this.current = untrusted;
+  }
+
+  private get(offset: number): number {
+    return this.words[(this.block + offset) >>> 2] as number;
+  }
+  private put(offset: number, value: number): void {
+    this.words[(this.block + offset) >>> 2] = value;
+  }
+  private getLong(offset: number): number {
+    return this.get(offset + 4) * WORD + this.get(offset);
+  }
+  /** `value`: 0 .. 2^53. */
+  private putLong(offset: number, value: number): void {
+    this.put(offset, value >>> 0);
+    this.put(offset + 4, Math.floor(value / WORD));
+  }
+
+  get privilegeLevel(): number {
+    return this.get(CPL);
+  }
+  get view(): View {
+    return this.current;
+  }
+  get instructions(): number {
+    return this.getLong(COUNT);
+  }
+
+  // ---- Running ---------------------------------------------------------------------------------------------------------------
+
+  run(until: number): Exit {
+    return this.clock.kind === 'instructions' ? this.runCounted(until) : this.runTimed(until);
+  }
+
+  private runTimed(until: number): Exit {
+    while (this.clock.now() < until) {
+      const code = this.slice(SLICE);
+      if (code !== EXIT_BUDGET) return this.exit(code);
+    }
+    return this.exits.budget;
+  }
+
+  private runCounted(until: number): Exit {
+    const { clock } = this;
+    while (clock.time < until) {
+      this.putLong(TIME_OFFSET, clock.time - this.getLong(COUNT) * NS_PER_INSTRUCTION);
+      const code = this.slice(Math.min(SLICE, Math.ceil((until - clock.time) / NS_PER_INSTRUCTION)));
+      clock.time = this.getLong(TIME_OFFSET) + this.getLong(COUNT) * NS_PER_INSTRUCTION;
+      if (code !== EXIT_BUDGET) return this.exit(code);
+    }
+    return this.exits.budget;
+  }
+
+  private failure = '';
+
+  private exit(code: number): Exit {
+    return code < 0 ? { kind: 'debug', reason: this.failure } : this.exits.make(code);
+  }
+
+  /** Executes up to about `instructions`; an exit code, or -1 after a failure of the core. */
+  private slice(instructions: number): number {
+    this.put(BUDGET, instructions);
+    this.put(BUDGET + 4, 0);
+    try {
+      return this.core.resume();
+    } catch (thrown) {
+      return this.unwound(thrown);
+    }
+  }
+
+  /** An instruction was abandoned: lets the core finish it, and goes on. */
+  private unwound(first: unknown): number {
+    let thrown = first;
+    for (;;) {
+      if (thrown !== UNWIND) {
+        this.failure = `the core failed: ${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}`;
+        return -1;
+      }
+      try {
+        const code = this.core.unwound();
+        return code !== 0 ? code : this.core.carryOn();
+      } catch (again) {
+        thrown = again;
+      }
+    }
+  }
+
+  kick(): void {
+    setEvents(this.space, this.block, EVENT_KICK);
+  }
+
+  // ---- Answers ---------------------------------------------------------------------------------------------------------------
+
+  completeRead(value: number): void {
+    if (this.get(EXIT_REPLAY)) {
+      const count = this.get(REPLAY_COUNT);
+      if (count >= REPLAY_MAX) return;
+      this.put(REPLAY + 4 * count, value);
+      this.put(REPLAY_COUNT, count + 1);
+      setEvents(this.space, this.block, EVENT_STEP);
+      return;
+    }
+    const { halves } = this.registers;
+    const old = halves[2 * REG.rax] as number;
+    switch (this.get(EXIT_SIZE)) {
+      case 1:
+        halves[2 * REG.rax] = (old & 0xffffff00) | (value & 0xff);
+        break;
+      case 2:
+        halves[2 * REG.rax] = (old & 0xffff0000) | (value & 0xffff);
+        break;
+      default:
+        halves[2 * REG.rax] = value;
+        halves[2 * REG.rax + 1] = 0;
+    }
+  }
+
+  completeMsr(known: boolean): void {
+    if (known) return;
+    const { halves } = this.registers;
+    halves[2 * REG.rip] = this.get(RESTART_RIP);
+    halves[2 * REG.rip + 1] = this.get(RESTART_RIP + 4);
+    this.force(EVENT_TYPE_FAULT, 13, 0);
+  }
+
+  // ---- Events ----------------------------------------------------------------------------------------------------------------
+
+  get canInterrupt(): boolean {
+    return (this.get(RFLAGS) & IF) !== 0 && this.get(SHADOW) === 0 && this.get(INJECTED) === 0 && this.get(FORCED_TYPE) === 0 && this.get(TRAPS) === 0
+      && this.get(REPLAY_COUNT) === 0 && (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0);
+  }
+
+  inject(vector: number): void {
+    if (!this.canInterrupt) throw new Error(`interrupt ${vector} injected while the CPU cannot take it`);
+    this.core.inject(vector & 0xff);
+  }
+
+  requestInterruptWindow(): void {
+    this.core.requestWindow();
+  }
+
+  nmi(): void {
+    this.core.nmi();
+  }
+
+  deliver(event: PendingEvent): void {
+    this.put(FORCED_ADDRESS, Number(event.address & 0xffff_ffffn));
+    this.put(FORCED_ADDRESS + 4, Number((event.address >> 32n) & 0xffff_ffffn));
+    this.force(EVENT_TYPES[event.type], event.vector, event.errorCode < 0 ? NO_CODE : event.errorCode);
+  }
+
+  private force(type: number, vector: number, code: number): void {
+    this.put(FORCED_TYPE, type);
+    this.put(FORCED_VECTOR, vector);
+    this.put(FORCED_CODE, code);
+    setEvents(this.space, this.block, EVENT_FORCED);
+  }
+
+  // ---- State -----------------------------------------------------------------------------------------------------------------
+
+  enter(view: View): void {
+    this.current = view as SoftView;
+    this.core.enterView(this.current.descriptor);
+  }
+
+  readSystem(): SystemRegisters {
+    return this.system.read();
+  }
+  writeSystem(system: SystemRegisters): void {
+    this.system.write(system);
+    this.core.systemChanged();
+  }
+
+  readMsr(index: number): bigint {
+    if (this.core.readMsr(index) !== 0) throw new RangeError(`the engine has no MSR 0x${index.toString(16)}`);
+    return BigInt.asUintN(64, this.core.msrResult());
+  }
+  writeMsr(index: number, value: bigint): void {
+    if (this.core.writeMsr(index, value) !== 0) throw new RangeError(`MSR 0x${index.toString(16)} does not take the value 0x${value.toString(16)}`);
+  }
+
+  reset(kind: 'power-up' | 'init'): void {
+    this.system.reset(kind);
+    if (kind === 'power-up') this.core.initVector();
+    this.core.systemChanged();
+  }
+
+  translate(address: number, write: boolean): number {
+    return Number.isNaN(address) ? -1 : this.core.translate(address, write);
+  }
+
+  saveVector(into: Uint8Array): void {
+    this.core.saveVector(this.space.scratch);
+    into.set(this.space.bytes.subarray(this.space.scratch, this.space.scratch + VECTOR_SIZE));
+  }
+  loadVector(from: Uint8Array): void {
+    this.space.bytes.set(from.subarray(0, VECTOR_SIZE), this.space.scratch);
+    this.core.loadVector(this.space.scratch);
+  }
+}
