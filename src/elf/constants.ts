@@ -10,10 +10,29 @@ export const EM = { i386: 3, x8664: 62 } as const;
 
 /** sh_type: gABI "Sections". */
 export const SHT = {
-  null: 0, progbits: 1, symtab: 2, strtab: 3, rela: 4, nobits: 8, note: 7, rel: 9, group: 17, symtabShndx: 18,
+  null: 0,
+  progbits: 1,
+  symtab: 2,
+  strtab: 3,
+  rela: 4,
+  nobits: 8,
+  note: 7,
+  rel: 9,
+  group: 17,
+  symtabShndx: 18,
 } as const;
 /** sh_flags. */
-export const SHF = { write: 1n, alloc: 2n, exec: 4n, merge: 0x10n, strings: 0x20n, infoLink: 0x40n, linkOrder: 0x80n, group: 0x200n, compressed: 0x800n } as const;
+export const SHF = {
+  write: 1n,
+  alloc: 2n,
+  exec: 4n,
+  merge: 0x10n,
+  strings: 0x20n,
+  infoLink: 0x40n,
+  linkOrder: 0x80n,
+  group: 0x200n,
+  compressed: 0x800n,
+} as const;
 /** Reserved section indices: gABI "Special Sections Indexes". */
 export const SHN = { undefined: 0, reserved: 0xff00, absolute: 0xfff1, common: 0xfff2, extended: 0xffff } as const;
 
@@ -29,8 +48,17 @@ export const R = { none: 0, abs64: 1, pc32: 2, plt32: 4, abs32: 10, abs32s: 11, 
 export const PT = { load: 1, note: 4 } as const;
 
 const RELOCATION_NAMES: Record<number, string> = {
-  0: 'R_X86_64_NONE', 1: 'R_X86_64_64', 2: 'R_X86_64_PC32', 3: 'R_X86_64_GOT32', 4: 'R_X86_64_PLT32', 9: 'R_X86_64_GOTPCREL',
-  10: 'R_X86_64_32', 11: 'R_X86_64_32S', 24: 'R_X86_64_PC64', 41: 'R_X86_64_GOTPCRELX', 42: 'R_X86_64_REX_GOTPCRELX',
+  0: 'R_X86_64_NONE',
+  1: 'R_X86_64_64',
+  2: 'R_X86_64_PC32',
+  3: 'R_X86_64_GOT32',
+  4: 'R_X86_64_PLT32',
+  9: 'R_X86_64_GOTPCREL',
+  10: 'R_X86_64_32',
+  11: 'R_X86_64_32S',
+  24: 'R_X86_64_PC64',
+  41: 'R_X86_64_GOTPCRELX',
+  42: 'R_X86_64_REX_GOTPCRELX',
 };
 
 export function relocationName(type: number): string {

@@ -13,10 +13,14 @@ export interface ModInfo {
 /** Empty when the object has no .modinfo. Text without `=` is a key with an empty value. */
 export function readModInfo(object: ElfObject): ModInfo {
   const data = object.section('.modinfo')?.data ?? new Uint8Array(0);
-  const entries = Buffer.from(data).toString('utf8').split('\0').filter((text) => text !== '').map((text): readonly [string, string] => {
-    const equals = text.indexOf('=');
-    return equals < 0 ? [text, ''] : [text.slice(0, equals), text.slice(equals + 1)];
-  });
+  const entries = Buffer.from(data)
+    .toString('utf8')
+    .split('\0')
+    .filter((text) => text !== '')
+    .map((text): readonly [string, string] => {
+      const equals = text.indexOf('=');
+      return equals < 0 ? [text, ''] : [text.slice(0, equals), text.slice(equals + 1)];
+    });
   const first = (key: string) => entries.find(([name]) => name === key)?.[1];
   return { name: first('name'), vermagic: first('vermagic'), entries };
 }

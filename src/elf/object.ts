@@ -45,10 +45,18 @@ export class Section {
     this.info = fields.info ?? 0;
   }
 
-  get size(): number { return this.type === SHT.nobits ? this.reserved : this.data.length; }
-  get allocated(): boolean { return (this.flags & SHF.alloc) !== 0n; }
-  get writable(): boolean { return (this.flags & SHF.write) !== 0n; }
-  get executable(): boolean { return (this.flags & SHF.exec) !== 0n; }
+  get size(): number {
+    return this.type === SHT.nobits ? this.reserved : this.data.length;
+  }
+  get allocated(): boolean {
+    return (this.flags & SHF.alloc) !== 0n;
+  }
+  get writable(): boolean {
+    return (this.flags & SHF.write) !== 0n;
+  }
+  get executable(): boolean {
+    return (this.flags & SHF.exec) !== 0n;
+  }
 }
 
 /** Where a symbol is defined. */
@@ -91,7 +99,7 @@ export class ElfObject {
     return section;
   }
 
-  /** Removes sections with their relocations, and the symbols defined in them. Relocations elsewhere that use those symbols are the caller's business. */
+  /** Removes sections with their relocations, and the symbols defined in them. Relocations elsewhere that use them are the caller's. */
   removeSections(sections: ReadonlySet<Section>): void {
     this.sections = this.sections.filter((section) => !sections.has(section));
     this.symbols = this.symbols.filter((symbol) => typeof symbol.place === 'string' || !sections.has(symbol.place));

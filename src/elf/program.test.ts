@@ -6,8 +6,40 @@ import { readProgramHeaders } from './program.ts';
 
 /** A PVH note: name "Xen", type 18, the entry point; behind a note of somebody else. */
 const NOTES = Buffer.from([
-  4, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, ...Buffer.from('GNU\0'), 1, 2, 3, 0,
-  4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, ...Buffer.from('Xen\0'), 0x78, 0x56, 0x34, 0x12,
+  4,
+  0,
+  0,
+  0,
+  3,
+  0,
+  0,
+  0,
+  1,
+  0,
+  0,
+  0,
+  ...Buffer.from('GNU\0'),
+  1,
+  2,
+  3,
+  0,
+  4,
+  0,
+  0,
+  0,
+  4,
+  0,
+  0,
+  0,
+  18,
+  0,
+  0,
+  0,
+  ...Buffer.from('Xen\0'),
+  0x78,
+  0x56,
+  0x34,
+  0x12,
 ]);
 
 /** An executable with one PT_LOAD (physical 1 MiB, 4 bytes in the file, 4096 in memory) and one PT_NOTE. */
@@ -49,7 +81,12 @@ describe.each([32, 64] as const)('an ELF%i executable', (bits) => {
     const read = readProgramHeaders(executable(bits), 'kernel');
     expect(read).toMatchObject({ bits, machine: bits === 64 ? EM.x8664 : EM.i386, entry: 0x100000n, pvhEntry: 0x12345678 });
     expect(read.segments[0]).toEqual({
-      type: PT.load, flags: 5, physicalAddress: 0x100000n, virtualAddress: bits === 64 ? 0xffffffff81000000n : 0xc0100000n, data: new Uint8Array([1, 2, 3, 4]), memorySize: 4096,
+      type: PT.load,
+      flags: 5,
+      physicalAddress: 0x100000n,
+      virtualAddress: bits === 64 ? 0xffffffff81000000n : 0xc0100000n,
+      data: new Uint8Array([1, 2, 3, 4]),
+      memorySize: 4096,
     });
   });
 
@@ -67,20 +104,36 @@ describe.each([32, 64] as const)('an ELF%i executable', (bits) => {
         if (!(error instanceof UserError)) throw error;
       }
     };
-    for (let length = 0; length < good.length; length++) expect(() => readProgramHeaders(good.subarray(0, length), 'cut')).toThrow(UserError);
-    fc.assert(fc.property(fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { minLength: 1, maxLength: 6 }), (changes) => {
-      const bytes = good.slice();
-      for (const [where, value] of changes) bytes[where] = value;
-      survives(bytes);
-    }), { numRuns: 2000 });
+    for (let length = 0; length < good.length; length++)
+      expect(() => readProgramHeaders(good.subarray(0, length), 'cut')).toThrow(UserError);
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { minLength: 1, maxLength: 6 }), (changes) => {
+        const bytes = good.slice();
+        for (const [where, value] of changes) bytes[where] = value;
+        survives(bytes);
+      }),
+      { numRuns: 2000 },
+    );
   });
 });
 
 test.each<[string, (bytes: Uint8Array, view: DataView) => void, string]>([
   ['no program headers', (_, view) => view.setUint16(56, 0, true), 'no program headers'],
   ['too many', (_, view) => view.setUint16(56, 257, true), '257 program headers'],
-  ['another machine', (bytes) => { bytes[18] = 183; }, 'machine 183'],
-  ['a relocatable file', (bytes) => { bytes[16] = 1; }, 'ELF type 1'],
+  [
+    'another machine',
+    (bytes) => {
+      bytes[18] = 183;
+    },
+    'machine 183',
+  ],
+  [
+    'a relocatable file',
+    (bytes) => {
+      bytes[16] = 1;
+    },
+    'ELF type 1',
+  ],
   ['a segment larger in the file than in memory', (_, view) => view.setBigUint64(64 + 40, 3n, true), 'only 3 in memory'],
   ['a segment outside the file', (_, view) => view.setBigUint64(64 + 8, 1n << 50n, true), 'segment 0 lies at'],
 ])('%s is refused', (_, change, message) => {

@@ -32,20 +32,22 @@ export interface Executable {
 }
 
 /**
- * Reads the header and program headers of an ELF executable for x86. Throws UserError for anything malformed, including segments outside the file
- * and more than 256 program headers. Where segments go in memory is the caller's to check.
+ * Reads the header and program headers of an ELF executable for x86. Throws UserError for anything malformed, including segments outside
+ * the file and more than 256 program headers. Where segments go in memory is the caller's to check.
  */
 export function readProgramHeaders(bytes: Uint8Array, file: string): Executable {
   const reader = new Reader(bytes, file);
   if (bytes.length < 16 || reader.u32(0) !== 0x464c457f) reader.fail('is not an ELF file');
-  const bits = reader.u8(4) === 1 ? 32 : reader.u8(4) === 2 ? 64 : reader.fail(`is ELF class ${reader.u8(4)}; 1 (32 bits) or 2 (64 bits) is expected`);
+  const bits =
+    reader.u8(4) === 1 ? 32 : reader.u8(4) === 2 ? 64 : reader.fail(`is ELF class ${reader.u8(4)}; 1 (32 bits) or 2 (64 bits) is expected`);
   if (reader.u8(5) !== 1) reader.fail(`has ELF data encoding ${reader.u8(5)}; 1 (little-endian) is expected`);
   const wide = bits === 64;
   reader.need(0, wide ? 64 : 52, 'the ELF header');
   const type = reader.u16(16);
   const machine = reader.u16(18);
   if (type !== ET.exec && type !== ET.dyn) reader.fail(`has ELF type ${type}; an executable (2 or 3) is expected`);
-  if (machine !== EM.i386 && machine !== EM.x8664) reader.fail(`is for ELF machine ${machine}; x86 (${EM.i386} or ${EM.x8664}) is expected`);
+  if (machine !== EM.i386 && machine !== EM.x8664)
+    reader.fail(`is for ELF machine ${machine}; x86 (${EM.i386} or ${EM.x8664}) is expected`);
 
   const table = wide ? reader.word(32, 'e_phoff') : reader.u32(28);
   const entrySize = reader.u16(wide ? 54 : 42);
@@ -82,13 +84,14 @@ function findPvhEntry(segments: readonly Segment[]): number | undefined {
   for (const { type, data } of segments) {
     if (type !== PT.note) continue;
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-    for (let at = 0; at + 12 <= data.length;) {
+    for (let at = 0; at + 12 <= data.length; ) {
       const nameSize = view.getUint32(at, true);
       const descriptorSize = view.getUint32(at + 4, true);
       const descriptor = at + 12 + ((nameSize + 3) & ~3);
       if (nameSize > data.length || descriptorSize > data.length || descriptor + descriptorSize > data.length) break;
       const isXen = nameSize === 4 && view.getUint32(at + 12, true) === 0x006e6558; // "Xen\0"
-      if (isXen && view.getUint32(at + 8, true) === XEN_ELFNOTE_PHYS32_ENTRY && descriptorSize >= 4) return view.getUint32(descriptor, true);
+      if (isXen && view.getUint32(at + 8, true) === XEN_ELFNOTE_PHYS32_ENTRY && descriptorSize >= 4)
+        return view.getUint32(descriptor, true);
       at = descriptor + ((descriptorSize + 3) & ~3);
     }
   }

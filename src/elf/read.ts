@@ -19,10 +19,20 @@ const STRIP = 'remove debug sections from it first: strip --strip-debug FILE';
 /** Largest section alignment. Pages are the most that modules use. */
 const MAX_ALIGNMENT = 65536;
 
-interface Header { name: string; type: number; flags: bigint; offset: number; size: number; link: number; info: number; alignment: number; entrySize: number }
+interface Header {
+  name: string;
+  type: number;
+  flags: bigint;
+  offset: number;
+  size: number;
+  link: number;
+  info: number;
+  alignment: number;
+  entrySize: number;
+}
 
 /**
- * Reads a relocatable file. Section bytes are copies, free to be edited. Whatever stands behind the last section (an appended signature) is ignored.
+ * Reads a relocatable file. Section bytes are copies, free to be edited. What stands behind the last section (a signature) is ignored.
  * Throws UserError, with `file` in its message, for anything that is not a well-formed ELF64 little-endian x86-64 relocatable file.
  */
 export function readObject(bytes: Uint8Array, file: string): ElfObject {
@@ -31,11 +41,15 @@ export function readObject(bytes: Uint8Array, file: string): ElfObject {
   const object = new ElfObject();
 
   // Section by index in the file; inactive ones, and tables that the model holds in another form, stay undefined.
-  const byIndex: (Section | undefined)[] = headers.map((header, index) => (header.type === SHT.null || isTable(header, index, headers) ? undefined : makeSection(reader, header)));
+  const byIndex: (Section | undefined)[] = headers.map((header, index) =>
+    header.type === SHT.null || isTable(header, index, headers) ? undefined : makeSection(reader, header),
+  );
   for (const section of byIndex) if (section) object.sections.push(section);
   for (const [index, section] of byIndex.entries()) {
     if (section && (section.flags & SHF.linkOrder) !== 0n) {
-      section.link = byIndex[headers[index].link] ?? reader.fail(`section ${section.name} is linked to section ${headers[index].link}, which does not exist`);
+      section.link =
+        byIndex[headers[index].link] ??
+        reader.fail(`section ${section.name} is linked to section ${headers[index].link}, which does not exist`);
     }
   }
 
@@ -77,20 +91,27 @@ function readHeaders(reader: Reader): Header[] {
   }
   if (raw[names].type !== SHT.strtab) reader.fail(`section names are said to be in section ${names}, which is no string table`);
   const table = reader.slice(raw[names].offset, raw[names].size, 'the section name table');
-  return raw.map(({ nameOffset, ...header }, index) => ({ ...header, name: index === 0 ? '' : stringAt(table, nameOffset, (message) => reader.fail(`section ${index}: ${message}`)) }));
+  return raw.map(({ nameOffset, ...header }, index) => ({
+    ...header,
+    name: index === 0 ? '' : stringAt(table, nameOffset, (message) => reader.fail(`section ${index}: ${message}`)),
+  }));
 }
 
 function checkIdentity(reader: Reader): void {
   const { bytes } = reader;
   const expected = 'a kernel module (.ko) is an ELF64 little-endian x86-64 relocatable file';
-  if (bytes.length >= 6 && bytes[0] === 0xfd && bytes[1] === 0x37 && bytes[2] === 0x7a) reader.fail('is compressed with xz', 'decompress it first: xz -d FILE');
-  if (bytes.length >= 4 && bytes[0] === 0x28 && bytes[1] === 0xb5 && bytes[2] === 0x2f && bytes[3] === 0xfd) reader.fail('is compressed with zstd', 'decompress it first: zstd -d FILE');
-  if (bytes.length >= 2 && bytes[0] === 0x1f && bytes[1] === 0x8b) reader.fail('is compressed with gzip', 'decompress it first: gzip -d FILE');
+  if (bytes.length >= 6 && bytes[0] === 0xfd && bytes[1] === 0x37 && bytes[2] === 0x7a)
+    reader.fail('is compressed with xz', 'decompress it first: xz -d FILE');
+  if (bytes.length >= 4 && bytes[0] === 0x28 && bytes[1] === 0xb5 && bytes[2] === 0x2f && bytes[3] === 0xfd)
+    reader.fail('is compressed with zstd', 'decompress it first: zstd -d FILE');
+  if (bytes.length >= 2 && bytes[0] === 0x1f && bytes[1] === 0x8b)
+    reader.fail('is compressed with gzip', 'decompress it first: gzip -d FILE');
   if (bytes.length < 4 || reader.u32(0) !== 0x464c457f) reader.fail('is not an ELF file', expected);
   reader.need(0, HEADER_SIZE, 'the ELF header');
   if (reader.u8(4) !== 2 || reader.u8(5) !== 1) reader.fail(`is ELF class ${reader.u8(4)}, data encoding ${reader.u8(5)}`, expected);
   if (reader.u8(6) !== 1) reader.fail(`is ELF version ${reader.u8(6)}; there is only version 1`);
-  if (reader.u16(16) !== ET.rel || reader.u16(18) !== EM.x8664) reader.fail(`is ELF type ${reader.u16(16)} for machine ${reader.u16(18)}`, expected);
+  if (reader.u16(16) !== ET.rel || reader.u16(18) !== EM.x8664)
+    reader.fail(`is ELF type ${reader.u16(16)} for machine ${reader.u16(18)}`, expected);
 }
 
 function rawHeader(reader: Reader, at: number, index: number): Omit<Header, 'name'> & { nameOffset: number } {
@@ -100,8 +121,14 @@ function rawHeader(reader: Reader, at: number, index: number): Omit<Header, 'nam
     reader.fail(`section ${index} has alignment ${alignment}; a power of two up to ${MAX_ALIGNMENT} is expected`);
   }
   return {
-    nameOffset: reader.u32(at), type, flags: reader.u64(at + 8), offset: reader.word(at + 24, `offset of section ${index}`),
-    size: reader.word(at + 32, `size of section ${index}`), link: reader.u32(at + 40), info: reader.u32(at + 44), alignment,
+    nameOffset: reader.u32(at),
+    type,
+    flags: reader.u64(at + 8),
+    offset: reader.word(at + 24, `offset of section ${index}`),
+    size: reader.word(at + 32, `size of section ${index}`),
+    link: reader.u32(at + 40),
+    info: reader.u32(at + 44),
+    alignment,
     entrySize: reader.word(at + 56, `entry size of section ${index}`),
   };
 }
@@ -116,7 +143,9 @@ function isTable(header: Header, index: number, headers: readonly Header[]): boo
 function makeSection(reader: Reader, header: Header): Section {
   const { name, type, flags, alignment, entrySize, info, size } = header;
   if (type === SHT.rel || type === SHT.group || type === SHT.symtabShndx) {
-    reader.fail(`section ${name} has type ${type}, which kernel modules for x86-64 do not use (only RELA relocations, no groups, no extended indices)`);
+    reader.fail(
+      `section ${name} has type ${type}, which x86-64 kernel modules do not use (RELA relocations, no groups, no extended indices)`,
+    );
   }
   if (type === SHT.nobits) return new Section({ name, type, flags, alignment, entrySize, info, data: new Uint8Array(0), reserved: size });
   // A copy by `new`: Buffer's own slice() shares its memory.
@@ -134,7 +163,8 @@ function readSymbols(reader: Reader, headers: readonly Header[], byIndex: readon
   if (table.entrySize !== SYMBOL_SIZE || table.size % SYMBOL_SIZE !== 0 || table.size === 0) {
     reader.fail(`the symbol table is ${table.size} bytes in entries of ${table.entrySize}; entries of ${SYMBOL_SIZE} are expected`);
   }
-  if (table.size / SYMBOL_SIZE > MAX_SYMBOLS) reader.fail(`has ${table.size / SYMBOL_SIZE} symbols; at most ${MAX_SYMBOLS} are accepted`, STRIP);
+  if (table.size / SYMBOL_SIZE > MAX_SYMBOLS)
+    reader.fail(`has ${table.size / SYMBOL_SIZE} symbols; at most ${MAX_SYMBOLS} are accepted`, STRIP);
 
   const symbols: ElfSymbol[] = [];
   let nameBytes = 0;
@@ -145,9 +175,13 @@ function readSymbols(reader: Reader, headers: readonly Header[], byIndex: readon
     nameBytes += name.length;
     if (nameBytes > MAX_NAME_BYTES) reader.fail(`its symbol names are more than ${MAX_NAME_BYTES} bytes together`);
     symbols.push({
-      name, binding: information >> 4, type: information & 15, other: reader.u8(at + 5),
+      name,
+      binding: information >> 4,
+      type: information & 15,
+      other: reader.u8(at + 5),
       place: placeOf(reader, reader.u16(at + 6), byIndex, `symbol ${index} (${name})`),
-      value: reader.word(at + 8, `value of symbol ${name}`), size: reader.word(at + 16, `size of symbol ${name}`),
+      value: reader.word(at + 8, `value of symbol ${name}`),
+      size: reader.word(at + 16, `size of symbol ${name}`),
     });
   }
   return symbols;
@@ -160,7 +194,13 @@ function placeOf(reader: Reader, index: number, byIndex: readonly (Section | und
   return byIndex[index] ?? reader.fail(`${what} is defined in section ${index}, which is missing or a table`);
 }
 
-function readRelocations(reader: Reader, header: Header, symtab: number, symbols: readonly ElfSymbol[], byIndex: readonly (Section | undefined)[]): void {
+function readRelocations(
+  reader: Reader,
+  header: Header,
+  symtab: number,
+  symbols: readonly ElfSymbol[],
+  byIndex: readonly (Section | undefined)[],
+): void {
   const { name } = header;
   const target = byIndex[header.info];
   if (!target) reader.fail(`${name} relocates section ${header.info}, which is missing or a table`);
@@ -172,7 +212,9 @@ function readRelocations(reader: Reader, header: Header, symtab: number, symbols
   for (let at = header.offset; at < header.offset + header.size; at += RELA_SIZE) {
     const offset = reader.word(at, `an offset in ${name}`);
     const type = reader.u32(at + 8);
-    const symbol = symbols[reader.u32(at + 12)] ?? reader.fail(`${name} at ${offset}: symbol ${reader.u32(at + 12)} does not exist (there are ${symbols.length})`);
+    const symbol =
+      symbols[reader.u32(at + 12)] ??
+      reader.fail(`${name} at ${offset}: symbol ${reader.u32(at + 12)} does not exist (there are ${symbols.length})`);
     // No known field is longer than 8 bytes; the exact length is checked where the field is used.
     if (offset >= target.size && !(type === 0 && offset === target.size)) {
       reader.fail(`${name}: ${relocationName(type)} at ${offset} lies outside section ${target.name} of ${target.size} bytes`);

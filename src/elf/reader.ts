@@ -12,7 +12,10 @@ export class Reader {
   private readonly view: DataView;
 
   /** `file` is the name used in messages. */
-  constructor(readonly bytes: Uint8Array, readonly file: string) {
+  constructor(
+    readonly bytes: Uint8Array,
+    readonly file: string,
+  ) {
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     if (bytes.length > MAX_FILE_SIZE) this.fail(`is ${bytes.length} bytes; at most ${MAX_FILE_SIZE} are accepted`);
   }
@@ -24,7 +27,10 @@ export class Reader {
   /** Throws unless [at, at + length) lies in the file. */
   need(at: number, length: number, what: string): void {
     if (at >= 0 && length >= 0 && at + length <= this.bytes.length) return;
-    this.fail(`${what} lies at ${hex(at)}, ${length} bytes long, but the file has ${this.bytes.length} bytes`, 'the file is truncated or damaged: get it again');
+    this.fail(
+      `${what} lies at ${hex(at)}, ${length} bytes long, but the file has ${this.bytes.length} bytes`,
+      'the file is truncated or damaged: get it again',
+    );
   }
 
   slice(at: number, length: number, what: string): Uint8Array {
@@ -32,10 +38,18 @@ export class Reader {
     return this.bytes.subarray(at, at + length);
   }
 
-  u8(at: number): number { return this.view.getUint8(at); }
-  u16(at: number): number { return this.view.getUint16(at, true); }
-  u32(at: number): number { return this.view.getUint32(at, true); }
-  u64(at: number): bigint { return this.view.getBigUint64(at, true); }
+  u8(at: number): number {
+    return this.view.getUint8(at);
+  }
+  u16(at: number): number {
+    return this.view.getUint16(at, true);
+  }
+  u32(at: number): number {
+    return this.view.getUint32(at, true);
+  }
+  u64(at: number): bigint {
+    return this.view.getBigUint64(at, true);
+  }
 
   /** An unsigned 64-bit field that must be small enough to be a number (offsets, sizes, values). */
   word(at: number, what: string): number {

@@ -9,10 +9,23 @@ import type { ElfObject, ElfSymbol, Relocation, Section } from './object.ts';
 
 const MAX_OUTPUT = 1024 * 1024 * 1024;
 
-interface Header { name: number; type: number; flags: bigint; offset: number; size: number; link: number; info: number; alignment: number; entrySize: number }
-interface Piece { header: Header; data: Uint8Array }
+interface Header {
+  name: number;
+  type: number;
+  flags: bigint;
+  offset: number;
+  size: number;
+  link: number;
+  info: number;
+  alignment: number;
+  entrySize: number;
+}
+interface Piece {
+  header: Header;
+  data: Uint8Array;
+}
 
-/** The file's bytes. A section's index is its position in `object.sections`. Throws UserError when it would have too many sections or exceed 1 GiB. */
+/** The file's bytes. A section's index is its position in `object.sections`. Throws UserError for too many sections or more than 1 GiB. */
 export function writeObject(object: ElfObject): Uint8Array {
   const sectionIndex = new Map(object.sections.map((section, index) => [section, index]));
   const relocated = object.sections.filter((section) => section.relocations.length > 0);
@@ -29,13 +42,24 @@ export function writeObject(object: ElfObject): Uint8Array {
 
   const pieces: Piece[] = object.sections.map((section) => sectionPiece(section, sectionNames, sectionIndex));
   for (const section of relocated) {
-    pieces.push(piece(sectionNames.offset(`.rela${section.name}`), SHT.rela, encodeRelocations(section, symbolIndex), {
-      flags: SHF.infoLink, link: symtab, info: indexIn(sectionIndex, section), alignment: 8, entrySize: 24,
-    }));
+    pieces.push(
+      piece(sectionNames.offset(`.rela${section.name}`), SHT.rela, encodeRelocations(section, symbolIndex), {
+        flags: SHF.infoLink,
+        link: symtab,
+        info: indexIn(sectionIndex, section),
+        alignment: 8,
+        entrySize: 24,
+      }),
+    );
   }
-  pieces.push(piece(sectionNames.offset('.symtab'), SHT.symtab, encodeSymbols(symbols, strings, sectionIndex), {
-    link: symtab + 1, info: locals.length, alignment: 8, entrySize: 24,
-  }));
+  pieces.push(
+    piece(sectionNames.offset('.symtab'), SHT.symtab, encodeSymbols(symbols, strings, sectionIndex), {
+      link: symtab + 1,
+      info: locals.length,
+      alignment: 8,
+      entrySize: 24,
+    }),
+  );
   pieces.push(piece(sectionNames.offset('.strtab'), SHT.strtab, strings.encode(), {}));
   const ownName = sectionNames.offset('.shstrtab');
   pieces.push(piece(ownName, SHT.strtab, sectionNames.encode(), {}));
@@ -111,10 +135,14 @@ function encodeSymbols(symbols: readonly ElfSymbol[], strings: StringTable, sect
 
 function placeIndex(symbol: ElfSymbol, sectionIndex: ReadonlyMap<Section, number>): number {
   switch (symbol.place) {
-    case 'undefined': return SHN.undefined;
-    case 'absolute': return SHN.absolute;
-    case 'common': return SHN.common;
-    default: return indexIn(sectionIndex, symbol.place);
+    case 'undefined':
+      return SHN.undefined;
+    case 'absolute':
+      return SHN.absolute;
+    case 'common':
+      return SHN.common;
+    default:
+      return indexIn(sectionIndex, symbol.place);
   }
 }
 
@@ -139,7 +167,10 @@ function putSigned(view: DataView, at: number, value: number): void {
 
 function requireSymbol(symbolIndex: ReadonlyMap<ElfSymbol, number>, relocation: Relocation, section: Section): number {
   const index = symbolIndex.get(relocation.symbol);
-  if (index === undefined) throw new Error(`relocation at ${section.name}+${relocation.offset} uses a symbol (${relocation.symbol.name}) that is not in the object`);
+  if (index === undefined)
+    throw new Error(
+      `relocation at ${section.name}+${relocation.offset} uses a symbol (${relocation.symbol.name}) that is not in the object`,
+    );
   return index;
 }
 

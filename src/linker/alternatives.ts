@@ -1,7 +1,7 @@
 /**
  * Alternatives: `.altinstructions` lists places where the kernel replaces instructions at load according to CPU features. A guarded
- * module's text must not change, so the list is dropped and the defaults run, which Linux keeps correct on every CPU, but for one feature: with SMAP on,
- * code without its STAC and CLAC faults on user memory. Portcullis' CPUs have SMAP, so these are applied here.
+ * module's text must not change, so the list is dropped and the defaults run, which Linux keeps correct on every CPU, but for one
+ * feature: with SMAP on, code without its STAC and CLAC faults on user memory. Portcullis' CPUs have SMAP, so these are applied here.
  */
 
 import { hex } from '../base/hex.ts';
@@ -15,8 +15,18 @@ const X86_FEATURE_SMAP = 9 * 32 + 20;
 /** ALTINSTR_FLAG_INV in the 12-byte form. */
 const INVERTED = 0x8000;
 
-interface Alternative { feature: number; inverted: boolean; target: Place; length: number; replacement: Place; replacementLength: number }
-interface Place { section: Section; offset: number }
+interface Alternative {
+  feature: number;
+  inverted: boolean;
+  target: Place;
+  length: number;
+  replacement: Place;
+  replacementLength: number;
+}
+interface Place {
+  section: Section;
+  offset: number;
+}
 
 export interface AlternativesResult {
   /** Places changed. */
@@ -66,7 +76,10 @@ function readTable(table: Section, problems: Problems): Alternative[] {
     entries.push({
       feature: feature & ~INVERTED,
       inverted: size === 12 ? (feature & INVERTED) !== 0 : (view.getUint16(at + 10, true) & 1) !== 0,
-      target, length: table.data[at + size - 2], replacement, replacementLength: table.data[at + size - 1],
+      target,
+      length: table.data[at + size - 2],
+      replacement,
+      replacementLength: table.data[at + size - 1],
     });
   }
   return entries;

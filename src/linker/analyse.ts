@@ -15,10 +15,23 @@ import { Problems } from './problems.ts';
 import { DROPPED_SECTIONS, isPrivate, privateObstacle, THIS_MODULE_SECTION, THUNK_SECTION } from './section-rules.ts';
 
 /** A relocation that the linker edits. */
-export interface Edit { section: Section; relocation: Relocation; decision: Exclude<Decision, { kind: 'keep' | 'problem' | 'memory-branch' }> }
-export interface DroppedSection { name: string; size: number; reason: string }
+export interface Edit {
+  section: Section;
+  relocation: Relocation;
+  decision: Exclude<Decision, { kind: 'keep' | 'problem' | 'memory-branch' }>;
+}
+export interface DroppedSection {
+  name: string;
+  size: number;
+  reason: string;
+}
 /** A `call *mem` or `jmp *mem` that stays. `offset` is that of its relocated field. */
-export interface MemoryBranch { section: string; offset: number; symbol: string; jump: boolean }
+export interface MemoryBranch {
+  section: string;
+  offset: number;
+  symbol: string;
+  jump: boolean;
+}
 
 export interface Analysis {
   edits: Edit[];
@@ -44,8 +57,17 @@ export interface Analysis {
 /** Analyses a module. Applies alternatives and removes dropped sections from `object`, and changes nothing else. */
 export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
   const analysis: Analysis = {
-    edits: [], entries: [], calls: [], imports: [], registers: new Set(), memoryBranches: [], dropped: [], alternativesApplied: 0,
-    privateSections: new Set(), problems: new Problems(), warnings: [],
+    edits: [],
+    entries: [],
+    calls: [],
+    imports: [],
+    registers: new Set(),
+    memoryBranches: [],
+    dropped: [],
+    alternativesApplied: 0,
+    privateSections: new Set(),
+    problems: new Problems(),
+    warnings: [],
   };
   checkModule(object, analysis);
   analysis.warnings.push(...frozenCode(object, analysis.problems));
@@ -59,7 +81,8 @@ export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
 }
 
 function checkModule(object: ElfObject, { problems }: Analysis): void {
-  if (object.section(GATE_SECTION) || object.section(THUNK_SECTION)) problems.add(`it has a section ${GATE_SECTION} or ${THUNK_SECTION}: it is guarded already`);
+  if (object.section(GATE_SECTION) || object.section(THUNK_SECTION))
+    problems.add(`it has a section ${GATE_SECTION} or ${THUNK_SECTION}: it is guarded already`);
   if (!object.section(THIS_MODULE_SECTION)) problems.add(`it has no section ${THIS_MODULE_SECTION}, so it is no complete kernel module`);
   for (const section of object.sections) {
     if (section.allocated && section.writable && section.executable) problems.add(`section ${section.name} is writable and executable`);
@@ -103,12 +126,25 @@ function classifyAll(object: ElfObject, removed: ReadonlySet<Section>, analysis:
           continue;
         case 'memory-branch':
           if (place === 'undefined') imports.add(relocation.symbol.name);
-          analysis.memoryBranches.push({ section: section.name, offset: relocation.offset, symbol: relocation.symbol.name, jump: decision.jump });
+          analysis.memoryBranches.push({
+            section: section.name,
+            offset: relocation.offset,
+            symbol: relocation.symbol.name,
+            jump: decision.jump,
+          });
           continue;
-        case 'call-out': calls.add(decision.symbol); break;
-        case 'indirect': analysis.registers.add(decision.register); break;
-        case 'escape': entries.set(decision.target.names[0], decision.target); break;
-        case 'function-entry': case 'return': break;
+        case 'call-out':
+          calls.add(decision.symbol);
+          break;
+        case 'indirect':
+          analysis.registers.add(decision.register);
+          break;
+        case 'escape':
+          entries.set(decision.target.names[0], decision.target);
+          break;
+        case 'function-entry':
+        case 'return':
+          break;
       }
       analysis.edits.push({ section, relocation, decision });
     }
@@ -135,17 +171,22 @@ function applyPolicy(object: ElfObject, policy: LinkPolicy, analysis: Analysis):
     const allowed = new Set([...policy.entries, 'init_module', 'cleanup_module']);
     for (const { section, offset, names } of analysis.entries) {
       if (names.some(({ name }) => allowed.has(name))) continue;
-      problems.add(`function ${names[0].name} (${section.name}+${hex(offset)}) can be entered from outside, but the policy's entries do not name it`);
+      problems.add(
+        `function ${names[0].name} (${section.name}+${hex(offset)}) can be entered from outside, but the policy's entries do not name it`,
+      );
     }
     const own = new Set(object.symbols.filter(({ type, place }) => type === STT.func && typeof place === 'object').map(({ name }) => name));
-    for (const name of policy.entries) if (!own.has(name)) problems.add(`the policy's entries name ${name}, which is no function of the module`);
+    for (const name of policy.entries)
+      if (!own.has(name)) problems.add(`the policy's entries name ${name}, which is no function of the module`);
   }
   if (policy.imports) {
     const allowed = new Set(policy.imports);
-    for (const name of importedNames(analysis)) if (!allowed.has(name)) problems.add(`the module imports ${name}, but the policy's imports do not name it`);
+    for (const name of importedNames(analysis))
+      if (!allowed.has(name)) problems.add(`the module imports ${name}, but the policy's imports do not name it`);
   }
   const privateNames = new Set(policy.private);
-  for (const name of privateNames) if (!object.section(name)) problems.add(`the policy's private sections name ${name}, which the module does not have`);
+  for (const name of privateNames)
+    if (!object.section(name)) problems.add(`the policy's private sections name ${name}, which the module does not have`);
   for (const section of object.sections) {
     if (!isPrivate(section, privateNames)) continue;
     const obstacle = privateObstacle(section);

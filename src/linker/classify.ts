@@ -1,7 +1,7 @@
 /**
  * What each relocation of a module means for the border. In kernels built with retpolines, return thunks and -mfentry every control
- * transfer out of a section is a relocation, so classifying relocations classifies control flow; the only bytes looked at are the opcode right
- * before the relocated field. What is not understood is a problem, never a guess.
+ * transfer out of a section is a relocation, so classifying relocations classifies control flow; the only bytes looked at are the opcode
+ * right before the relocated field. What is not understood is a problem, never a guess.
  */
 
 import { hex, hexBytes } from '../base/hex.ts';
@@ -11,7 +11,11 @@ import { isPositionList } from './section-rules.ts';
 import { thunkRegister } from './thunks.ts';
 
 /** A function of the module by where it starts, with all its names in symbol table order. */
-export interface OwnFunction { section: Section; offset: number; names: readonly ElfSymbol[] }
+export interface OwnFunction {
+  section: Section;
+  offset: number;
+  names: readonly ElfSymbol[];
+}
 
 export type Decision =
   /** Nothing crosses: data, a position, an imported address used as a value, a branch inside the module. */
@@ -39,7 +43,7 @@ export function classify(section: Section, relocation: Relocation, functions: Fu
   const { type, offset } = relocation;
   if (type === R.none) return KEEP;
   const width = fieldWidth(type);
-  if (width === undefined) return problem(section, relocation, 'is a relocation that the kernel\'s module loader does not know');
+  if (width === undefined) return problem(section, relocation, "is a relocation that the kernel's module loader does not know");
   if (offset + width > section.data.length) return problem(section, relocation, `lies outside the section's ${section.data.length} bytes`);
   if (relocation.symbol.place === 'common') return problem(section, relocation, 'uses a common symbol; the kernel needs -fno-common');
   if (relocation.symbol.place === 'undefined' && relocation.symbol.name === '') return problem(section, relocation, 'names no symbol');
@@ -51,9 +55,16 @@ export function classify(section: Section, relocation: Relocation, functions: Fu
 /** Bytes that a relocation fills in, or undefined for a type that modules do not have. */
 export function fieldWidth(type: number): 4 | 8 | undefined {
   switch (type) {
-    case R.abs64: case R.pc64: return 8;
-    case R.pc32: case R.plt32: case R.abs32: case R.abs32s: return 4;
-    default: return undefined;
+    case R.abs64:
+    case R.pc64:
+      return 8;
+    case R.pc32:
+    case R.plt32:
+    case R.abs32:
+    case R.abs32s:
+      return 4;
+    default:
+      return undefined;
   }
 }
 
@@ -66,7 +77,9 @@ function classifyInText(section: Section, relocation: Relocation, functions: Fun
     if (type === R.plt32) return problem(section, relocation, 'is a branch relocation on something that is no branch');
     if (typeof symbol.place === 'object' && symbol.place.executable) {
       // The field ends the instruction of a lea, so RIP is offset + 4.
-      return form === 'lea' ? escaping(section, relocation, symbol.place, addend + 4, -4, functions) : problem(section, relocation, 'reads or writes own code');
+      return form === 'lea'
+        ? escaping(section, relocation, symbol.place, addend + 4, -4, functions)
+        : problem(section, relocation, 'reads or writes own code');
     }
     if (form === 'memory-call' || form === 'memory-jump') return { kind: 'memory-branch', jump: form === 'memory-jump' };
     return KEEP;
@@ -91,8 +104,10 @@ function classifyBranch(section: Section, relocation: Relocation, form: 'call' |
   if (symbol.place !== 'undefined') return problem(section, relocation, 'branches to an absolute address');
   if (addend !== -4) return problem(section, relocation, 'branches into the middle of a kernel function');
   if (form === 'conditional') return problem(section, relocation, 'is a conditional branch out of the module');
-  if (symbol.name === '__fentry__') return form === 'call' ? { kind: 'function-entry' } : problem(section, relocation, 'jumps to __fentry__');
-  if (symbol.name === '__x86_return_thunk') return form === 'jump' ? { kind: 'return' } : problem(section, relocation, 'calls the return thunk');
+  if (symbol.name === '__fentry__')
+    return form === 'call' ? { kind: 'function-entry' } : problem(section, relocation, 'jumps to __fentry__');
+  if (symbol.name === '__x86_return_thunk')
+    return form === 'jump' ? { kind: 'return' } : problem(section, relocation, 'calls the return thunk');
   if (!symbol.name.startsWith('__x86_indirect_')) return { kind: 'call-out', symbol };
   const register = thunkRegister(symbol.name);
   return register === undefined ? problem(section, relocation, 'uses an unknown indirect branch thunk') : { kind: 'indirect', register };
@@ -106,7 +121,14 @@ function classifyInData(section: Section, relocation: Relocation, functions: Fun
   return escaping(section, relocation, symbol.place, addend, 0, functions);
 }
 
-function escaping(section: Section, relocation: Relocation, place: Section, addend: number, newAddend: number, functions: FunctionIndex): Decision {
+function escaping(
+  section: Section,
+  relocation: Relocation,
+  place: Section,
+  addend: number,
+  newAddend: number,
+  functions: FunctionIndex,
+): Decision {
   const offset = relocation.symbol.value + addend;
   const names = functions.at(place, offset);
   if (!names) return problem(section, relocation, `takes the address of code (${place.name}+${hex(offset)}) where no function starts`);
@@ -135,8 +157,10 @@ function formAt(code: Uint8Array, offset: number): Form | undefined {
 
 /** `section+offset: relocation against symbol+addend (bytes ..) message`. */
 export function describeSite(section: Section, { offset, type, symbol, addend }: Relocation): string {
-  const bytes = hexBytes(section.data.subarray(Math.max(0, offset - 3), offset + 4));
-  return `${section.name}+${hex(offset)}: ${relocationName(type)} against ${symbolName(symbol)}${addend < 0 ? '-' : '+'}${hex(Math.abs(addend))} (bytes ${bytes} from ${hex(Math.max(0, offset - 3))})`;
+  const start = Math.max(0, offset - 3);
+  const bytes = hexBytes(section.data.subarray(start, offset + 4));
+  const against = `${relocationName(type)} against ${symbolName(symbol)}${addend < 0 ? '-' : '+'}${hex(Math.abs(addend))}`;
+  return `${section.name}+${hex(offset)}: ${against} (bytes ${bytes} from ${hex(start)})`;
 }
 
 function problem(section: Section, relocation: Relocation, message: string): Decision {

@@ -15,12 +15,22 @@ function withCallback(): TinyModule {
 test('a stock module', () => {
   const described = describeModule(withCallback().bytes(), 'tiny.ko');
   expect(described).toMatchObject({
-    kind: 'stock', module: 'tiny', license: 'GPL', signed: false, calls: ['_printk'], imports: ['pv_ops'], problems: [], gates: [],
+    kind: 'stock',
+    module: 'tiny',
+    license: 'GPL',
+    signed: false,
+    calls: ['_printk'],
+    imports: ['pv_ops'],
+    problems: [],
+    gates: [],
     edits: { 'function-entry': 1, return: 1, 'call-out': 1, escape: 2 },
     memoryBranches: [{ section: '.text', offset: 17, symbol: 'pv_ops', jump: false }],
     warnings: ["1 jump label(s) of the kernel's some_key stay as compiled"],
   });
-  expect(described.entries.map(({ name, offset }) => [name, offset])).toEqual([['init_module', 0], ['callback', 15]]);
+  expect(described.entries.map(({ name, offset }) => [name, offset])).toEqual([
+    ['init_module', 0],
+    ['callback', 15],
+  ]);
   expect(described.dropped.map(({ name }) => name)).toEqual(['__jump_table']);
   expect(described.sections.map(({ name, permission }) => `${name} ${permission}`)).toContain('.text r-x');
 });
@@ -30,8 +40,11 @@ test('a guarded module shows the same entries and calls, and its gates', () => {
   const guarded = describeModule(linkModule(withCallback().bytes(), 'tiny.ko').image, 'tiny.ko');
   expect(guarded).toMatchObject({ kind: 'guarded', entries: stock.entries, calls: stock.calls, imports: stock.imports, problems: [] });
   expect(guarded.gates).toEqual([
-    { offset: 0, kind: 'return', symbol: '' }, { offset: 16, kind: 're-entry', symbol: '' }, { offset: 32, kind: 'entry', symbol: 'init_module' },
-    { offset: 48, kind: 'entry', symbol: 'callback' }, { offset: 64, kind: 'call', symbol: '_printk' },
+    { offset: 0, kind: 'return', symbol: '' },
+    { offset: 16, kind: 're-entry', symbol: '' },
+    { offset: 32, kind: 'entry', symbol: 'init_module' },
+    { offset: 48, kind: 'entry', symbol: 'callback' },
+    { offset: 64, kind: 'call', symbol: '_printk' },
   ]);
 });
 
@@ -44,5 +57,7 @@ test('a module that cannot be guarded is described with every obstacle', () => {
 });
 
 test('a signature is seen', () => {
-  expect(describeModule(Buffer.concat([new TinyModule().bytes(), Buffer.from('~Module signature appended~\n')]), 'tiny.ko').signed).toBe(true);
+  expect(describeModule(Buffer.concat([new TinyModule().bytes(), Buffer.from('~Module signature appended~\n')]), 'tiny.ko').signed).toBe(
+    true,
+  );
 });

@@ -1,4 +1,4 @@
-/** What `portcullis inspect` shows: a module, stock or guarded, as a plain object. Never throws for what merely cannot be guarded: that is listed. */
+/** What `portcullis inspect` shows: a module, stock or guarded, as a plain object. What merely cannot be guarded is listed, not thrown. */
 
 import { createHash } from 'node:crypto';
 import { readModInfo } from '../elf/modinfo.ts';
@@ -53,34 +53,73 @@ export function describeModule(bytes: Uint8Array, file: string, policy: LinkPoli
   const guarded = object.section(GATE_SECTION) !== undefined;
   const privateNames = new Set(policy.private);
   const common = {
-    file, module: information.name, vermagic: information.vermagic, license: value('license'), depends: value('depends'), size: bytes.length,
-    sha256: createHash('sha256').update(bytes).digest('hex'), signed: isSigned(bytes),
-    sections: object.sections.filter(({ allocated }) => allocated).map((section) => ({
-      name: section.name, role: roleOf(section, privateNames), size: section.size, align: section.alignment, init: isInit(section),
-      permission: `r${section.writable ? 'w' : '-'}${section.executable ? 'x' : '-'}`, relocations: section.relocations.length,
-    })),
+    file,
+    module: information.name,
+    vermagic: information.vermagic,
+    license: value('license'),
+    depends: value('depends'),
+    size: bytes.length,
+    sha256: createHash('sha256').update(bytes).digest('hex'),
+    signed: isSigned(bytes),
+    sections: object.sections
+      .filter(({ allocated }) => allocated)
+      .map((section) => ({
+        name: section.name,
+        role: roleOf(section, privateNames),
+        size: section.size,
+        align: section.alignment,
+        init: isInit(section),
+        permission: `r${section.writable ? 'w' : '-'}${section.executable ? 'x' : '-'}`,
+        relocations: section.relocations.length,
+      })),
   };
-  return guarded ? { ...common, kind: 'guarded', ...describeGuarded(object) } : { ...common, kind: 'stock', ...describeStock(analyse(object, policy)) };
+  return guarded
+    ? { ...common, kind: 'guarded', ...describeGuarded(object) }
+    : { ...common, kind: 'stock', ...describeStock(analyse(object, policy)) };
 }
 
-type Findings = Omit<ModuleDescription, 'file' | 'kind' | 'module' | 'vermagic' | 'license' | 'depends' | 'size' | 'sha256' | 'signed' | 'sections'>;
+type Findings = Omit<
+  ModuleDescription,
+  'file' | 'kind' | 'module' | 'vermagic' | 'license' | 'depends' | 'size' | 'sha256' | 'signed' | 'sections'
+>;
 
 function describeStock(analysis: Analysis): Findings {
   const edits: Record<string, number> = {};
   for (const { decision } of analysis.edits) edits[decision.kind] = (edits[decision.kind] ?? 0) + 1;
-  const { dropped, memoryBranches, alternativesApplied, warnings, problems: { messages: problems } } = analysis;
+  const {
+    dropped,
+    memoryBranches,
+    alternativesApplied,
+    warnings,
+    problems: { messages: problems },
+  } = analysis;
   return {
-    entries: analysis.entries.map(({ section, offset, names: [first, ...aliases] }) => ({ name: first.name, aliases: aliases.map(({ name }) => name), section: section.name, offset })),
+    entries: analysis.entries.map(({ section, offset, names: [first, ...aliases] }) => ({
+      name: first.name,
+      aliases: aliases.map(({ name }) => name),
+      section: section.name,
+      offset,
+    })),
     calls: analysis.calls.map(({ name }) => name).sort(),
     imports: analysis.imports,
-    gates: [], dropped, memoryBranches, indirectRegisters: [...analysis.registers].sort(), edits, alternativesApplied, warnings, problems,
+    gates: [],
+    dropped,
+    memoryBranches,
+    indirectRegisters: [...analysis.registers].sort(),
+    edits,
+    alternativesApplied,
+    warnings,
+    problems,
   };
 }
 
 function describeGuarded(object: ElfObject): Findings {
   const section = object.section(GATE_SECTION);
   const entries: Findings['entries'] = [];
-  const gates: Findings['gates'] = [{ offset: 0, kind: 'return', symbol: '' }, { offset: GATE_SIZE, kind: 're-entry', symbol: '' }];
+  const gates: Findings['gates'] = [
+    { offset: 0, kind: 'return', symbol: '' },
+    { offset: GATE_SIZE, kind: 're-entry', symbol: '' },
+  ];
   for (const { offset, symbol, addend } of section?.relocations ?? []) {
     const own = typeof symbol.place === 'object';
     const name = symbolName(symbol);
@@ -94,7 +133,17 @@ function describeGuarded(object: ElfObject): Findings {
     for (const { symbol, type } of other.relocations) if (type !== 0 && symbol.place === 'undefined') imports.add(symbol.name);
   }
   return {
-    entries, calls, imports: [...imports].sort(), gates, dropped: [], memoryBranches: [], indirectRegisters: [], edits: {}, alternativesApplied: 0, warnings: [], problems: [],
+    entries,
+    calls,
+    imports: [...imports].sort(),
+    gates,
+    dropped: [],
+    memoryBranches: [],
+    indirectRegisters: [],
+    edits: {},
+    alternativesApplied: 0,
+    warnings: [],
+    problems: [],
   };
 }
 

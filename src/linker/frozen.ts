@@ -26,14 +26,22 @@ export function frozenCode(object: ElfObject, problems: Problems): string[] {
     const key = keyName(names, relocation);
     keys.set(key, (keys.get(key) ?? 0) + 1);
   }
-  for (const [key, count] of [...keys].sort(([a], [b]) => (a < b ? -1 : 1)).slice(0, MOST_KEYS)) warnings.push(`${count} jump label(s) of ${key} stay as compiled`);
+  for (const [key, count] of [...keys].sort(([a], [b]) => (a < b ? -1 : 1)).slice(0, MOST_KEYS))
+    warnings.push(`${count} jump label(s) of ${key} stay as compiled`);
 
   const trampolines = object.section('.static_call.text');
-  const steered = object.symbols.filter(({ place, type, name }) =>
-    trampolines !== undefined && place === trampolines && type !== STT.section && name !== '' && !name.startsWith(TRACEPOINT_TRAMPOLINE));
+  const steered = object.symbols.filter(
+    ({ place, type, name }) =>
+      trampolines !== undefined && place === trampolines && type !== STT.section && name !== '' && !name.startsWith(TRACEPOINT_TRAMPOLINE),
+  );
   if (steered.length > 0) {
-    const list = steered.slice(0, 5).map(({ name }) => name).join(', ');
-    problems.add(`.static_call.text: the module switches its own code at run time by static calls (${list}), which guarded text does not allow`);
+    const list = steered
+      .slice(0, 5)
+      .map(({ name }) => name)
+      .join(', ');
+    problems.add(
+      `.static_call.text: the module switches its own code at run time by static calls (${list}), which guarded text does not allow`,
+    );
   }
   return warnings;
 }

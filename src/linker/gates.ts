@@ -22,7 +22,6 @@ export interface GateTable {
   call(symbol: ElfSymbol): ElfSymbol;
 }
 
-
 /** Adds the gate section with its symbols and relocations. `entries` and `calls` hold no duplicates; their order does not matter. */
 export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, calls: Iterable<ElfSymbol>): GateTable {
   const index = new Map(object.sections.map((section, position) => [section, position]));
@@ -32,7 +31,14 @@ export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, call
 
   const count = 2 + sortedEntries.length + sortedCalls.length;
   const data = new Uint8Array(Math.ceil((count * GATE_SIZE) / PAGE_SIZE) * PAGE_SIZE).fill(0xcc);
-  const section = object.addSection({ name: GATE_SECTION, type: SHT.progbits, flags: SHF.alloc | SHF.exec, alignment: PAGE_SIZE, entrySize: 0, data });
+  const section = object.addSection({
+    name: GATE_SECTION,
+    type: SHT.progbits,
+    flags: SHF.alloc | SHF.exec,
+    alignment: PAGE_SIZE,
+    entrySize: 0,
+    data,
+  });
   const gates: Gate[] = [];
   const entrySymbols = new Map<Section, Map<number, ElfSymbol>>();
   const callSymbols = new Map<ElfSymbol, ElfSymbol>();
@@ -50,7 +56,11 @@ export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, call
   add({ kind: 're-entry', symbol: '' }, 'guard.re-entry', undefined);
   for (const target of sortedEntries) {
     const [own] = target.names;
-    const symbol = add({ kind: 'entry', symbol: own.name, section: target.section.name, sectionOffset: target.offset }, `guard.in.${own.name}`, own);
+    const symbol = add(
+      { kind: 'entry', symbol: own.name, section: target.section.name, sectionOffset: target.offset },
+      `guard.in.${own.name}`,
+      own,
+    );
     const bySection = entrySymbols.get(target.section) ?? new Map<number, ElfSymbol>();
     entrySymbols.set(target.section, bySection.set(target.offset, symbol));
   }

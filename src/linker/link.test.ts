@@ -45,9 +45,11 @@ describe('control transfers', () => {
     expect(manifest.gates.filter(({ symbol }) => symbol === 'kfree')).toHaveLength(1);
   });
 
-  test('indirect branches go to the module\'s own thunk of that register', () => {
+  test("indirect branches go to the module's own thunk of that register", () => {
     const tiny = new TinyModule();
-    tiny.function('indirect', (code) => code.call(tiny.kernel('__x86_indirect_thunk_r10')).jump(tiny.kernel('__x86_indirect_jump_thunk_rax')));
+    tiny.function('indirect', (code) =>
+      code.call(tiny.kernel('__x86_indirect_thunk_r10')).jump(tiny.kernel('__x86_indirect_jump_thunk_rax')),
+    );
     const linked = link(tiny);
     expect([...linked.object.section('.text.thunks')!.data]).toEqual([0xff, 0xe0, 0xcc, 0xcc, 0x41, 0xff, 0xe2, 0xcc]);
     expect(linkAt(linked, '.text', 16)).toBe('guard.jmp.r10-4');
@@ -138,17 +140,24 @@ describe('the gate section', () => {
     const gates = linked.object.section('.text.guard')!;
     expect([gates.alignment, gates.size]).toEqual([4096, 4096]);
     for (const { offset } of linked.manifest.gates) {
-      expect([...gates.data.subarray(offset, offset + 16)]).toEqual([0xe6, 0x5e, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0, 0, 0, 0, 0, 0, 0, 0]);
+      expect([...gates.data.subarray(offset, offset + 16)]).toEqual([
+        0xe6, 0x5e, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0, 0, 0, 0, 0, 0, 0, 0,
+      ]);
     }
     expect(gates.data.subarray(linked.manifest.gates.length * 16).every((byte) => byte === 0xcc)).toBe(true);
     expect(linked.object.sections.filter(({ executable }) => executable).at(-1)).toBe(gates);
     expect(linked.manifest.gates.slice(0, 2).map(({ kind }) => kind)).toEqual(['return', 're-entry']);
-    expect(gates.relocations.map(({ offset, type, symbol }) => [offset, type, symbol.name])).toEqual([[40, R.abs64, 'init_module'], [56, R.abs64, '_printk']]);
+    expect(gates.relocations.map(({ offset, type, symbol }) => [offset, type, symbol.name])).toEqual([
+      [40, R.abs64, 'init_module'],
+      [56, R.abs64, '_printk'],
+    ]);
   });
 
   test('grows by pages', () => {
     const tiny = new TinyModule();
-    tiny.function('many', (code) => { for (let index = 0; index < 300; index++) code.call(tiny.kernel(`callee_${index}`)); });
+    tiny.function('many', (code) => {
+      for (let index = 0; index < 300; index++) code.call(tiny.kernel(`callee_${index}`));
+    });
     expect(link(tiny).object.section('.text.guard')!.size).toBe(8192);
   });
 });
@@ -175,7 +184,10 @@ describe('the output', () => {
     const { manifest } = link(new TinyModule());
     expect(parseManifest(JSON.stringify(manifest), 'manifest')).toEqual(manifest);
     expect(manifest.sections.map(({ name, role }) => `${name} ${role}`)).toEqual([
-      '.modinfo metadata', '.text text', '.gnu.linkonce.this_module data', '.text.guard gates',
+      '.modinfo metadata',
+      '.text text',
+      '.gnu.linkonce.this_module data',
+      '.text.guard gates',
     ]);
   });
 
@@ -195,10 +207,13 @@ describe('private sections', () => {
     const secret = linked.object.section('.data.secret')!;
     expect([secret.alignment, secret.size, ...secret.data.subarray(0, 4)]).toEqual([4096, 4096, 1, 2, 3, 0]);
     expect(linked.object.section('.portcullis.private.bss')!.size).toBe(8192);
-    expect(linked.manifest.sections.filter(({ role }) => role === 'private').map(({ name }) => name)).toEqual(['.data.secret', '.portcullis.private.bss']);
+    expect(linked.manifest.sections.filter(({ role }) => role === 'private').map(({ name }) => name)).toEqual([
+      '.data.secret',
+      '.portcullis.private.bss',
+    ]);
   });
 
-  test('must exist and be the module\'s own writable data', () => {
+  test("must exist and be the module's own writable data", () => {
     expect(refusal(new TinyModule(), { private: ['.data.none'] })).toContain('.data.none, which the module does not have');
     expect(refusal(new TinyModule(), { private: ['.text'] })).toContain('section .text cannot be private: it is not writable data');
     expect(refusal(new TinyModule(), { private: ['.gnu.linkonce.this_module'] })).toContain('the kernel itself reads or writes it');
@@ -213,7 +228,10 @@ describe('alternatives', () => {
     const replacements = tiny.add('.altinstr_replacement', FLAGS.text);
     const symbol = tiny.symbol('', STT.section, replacements, 0);
     tiny.code(replacements).emit(...replacement);
-    tiny.code(tiny.add('.altinstructions', FLAGS.rodata)).field(R.pc32, place, 0).field(R.pc32, symbol, 0)
+    tiny
+      .code(tiny.add('.altinstructions', FLAGS.rodata))
+      .field(R.pc32, place, 0)
+      .field(R.pc32, symbol, 0)
       .emit(feature & 255, feature >> 8, room, replacement.length);
     return tiny;
   }
@@ -227,7 +245,9 @@ describe('alternatives', () => {
     expect(link(withAlternative(4 * 32 + 23)).warnings).toEqual(['alternatives keep their default for CPU features 4*32+23 (1)']);
   });
   test('that do not fit are refused', () => {
-    expect(refusal(withAlternative(smap, [0x0f, 0x01, 0xcb], 2))).toContain('.text+0xf: the alternative for SMAP has 3 bytes of replacement for 2 bytes of room');
+    expect(refusal(withAlternative(smap, [0x0f, 0x01, 0xcb], 2))).toContain(
+      '.text+0xf: the alternative for SMAP has 3 bytes of replacement for 2 bytes of room',
+    );
   });
   test('the list and the replacements are gone', () => {
     const { object } = link(withAlternative(smap));
@@ -237,21 +257,74 @@ describe('alternatives', () => {
 
 describe('what is not understood is refused', () => {
   const cases: [string, (tiny: TinyModule) => void, string][] = [
-    ['a label in data', (tiny) => tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(tiny.symbol('', STT.section, tiny.text, 0), 3),
-      '.rodata+0x0: R_X86_64_64 against .text+0x3 (bytes 00000000 from 0x0) takes the address of code (.text+0x3) where no function starts'],
-    ['a label in text', (tiny) => tiny.function('here', (code) => code.loadAddress(tiny.symbol('', STT.section, tiny.text, 0), 7)), 'where no function starts'],
-    ['a branch relocation on a load', (tiny) => tiny.function('odd', (code) => code.emit(0x8b, 0x05).field(R.plt32, tiny.kernel('x'), -4)), 'on something that is no branch'],
-    ['an unknown opcode', (tiny) => tiny.function('odd', (code) => code.emit(0x90, 0x90).field(R.pc32, tiny.kernel('x'), -4)), 'is no branch and no RIP-relative access'],
-    ['a conditional branch out', (tiny) => tiny.function('odd', (code) => code.emit(0x0f, 0x84).field(R.plt32, tiny.kernel('x'), -4)), 'conditional branch out of the module'],
-    ['a call into a function', (tiny) => tiny.function('odd', (code) => code.emit(0xe8).field(R.plt32, tiny.kernel('x'), 4)), 'middle of a kernel function'],
-    ['an unknown thunk', (tiny) => tiny.function('odd', (code) => code.call(tiny.kernel('__x86_indirect_thunk_rsp'))), 'unknown indirect branch thunk'],
-    ['a called return thunk', (tiny) => tiny.function('odd', (code) => code.call(tiny.kernel('__x86_return_thunk'))), 'calls the return thunk'],
-    ['an unknown relocation', (tiny) => tiny.function('odd', (code) => code.emit(0x48, 0x8b, 0x05).field(42, tiny.kernel('x'), -4)), 'R_X86_64_REX_GOTPCRELX against x-0x4'],
-    ['overlapping relocations', (tiny) => tiny.thisModule.relocations.push({ offset: 0x13c, type: R.abs64, symbol: tiny.kernel('x'), addend: 0 }), 'overlaps another relocation'],
-    ['a field that ends outside', (tiny) => tiny.thisModule.relocations.push({ offset: 0x37c, type: R.abs64, symbol: tiny.kernel('x'), addend: 0 }), 'lies outside the section'],
-    ['static calls of its own', (tiny) => tiny.symbol('__SCT__mine', STT.func, tiny.add('.static_call.text', FLAGS.text, new Uint8Array(8)), 0), 'switches its own code'],
-    ['a reference to a dropped section', (tiny) => tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(tiny.symbol('keys', STT.object, tiny.add('__jump_table', FLAGS.data, new Uint8Array(16)), 0)),
-      'refers to __jump_table, which is dropped'],
+    [
+      'a label in data',
+      (tiny) => tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(tiny.symbol('', STT.section, tiny.text, 0), 3),
+      '.rodata+0x0: R_X86_64_64 against .text+0x3 (bytes 00000000 from 0x0) takes the address of code (.text+0x3) where no function starts',
+    ],
+    [
+      'a label in text',
+      (tiny) => tiny.function('here', (code) => code.loadAddress(tiny.symbol('', STT.section, tiny.text, 0), 7)),
+      'where no function starts',
+    ],
+    [
+      'a branch relocation on a load',
+      (tiny) => tiny.function('odd', (code) => code.emit(0x8b, 0x05).field(R.plt32, tiny.kernel('x'), -4)),
+      'on something that is no branch',
+    ],
+    [
+      'an unknown opcode',
+      (tiny) => tiny.function('odd', (code) => code.emit(0x90, 0x90).field(R.pc32, tiny.kernel('x'), -4)),
+      'is no branch and no RIP-relative access',
+    ],
+    [
+      'a conditional branch out',
+      (tiny) => tiny.function('odd', (code) => code.emit(0x0f, 0x84).field(R.plt32, tiny.kernel('x'), -4)),
+      'conditional branch out of the module',
+    ],
+    [
+      'a call into a function',
+      (tiny) => tiny.function('odd', (code) => code.emit(0xe8).field(R.plt32, tiny.kernel('x'), 4)),
+      'middle of a kernel function',
+    ],
+    [
+      'an unknown thunk',
+      (tiny) => tiny.function('odd', (code) => code.call(tiny.kernel('__x86_indirect_thunk_rsp'))),
+      'unknown indirect branch thunk',
+    ],
+    [
+      'a called return thunk',
+      (tiny) => tiny.function('odd', (code) => code.call(tiny.kernel('__x86_return_thunk'))),
+      'calls the return thunk',
+    ],
+    [
+      'an unknown relocation',
+      (tiny) => tiny.function('odd', (code) => code.emit(0x48, 0x8b, 0x05).field(42, tiny.kernel('x'), -4)),
+      'R_X86_64_REX_GOTPCRELX against x-0x4',
+    ],
+    [
+      'overlapping relocations',
+      (tiny) => tiny.thisModule.relocations.push({ offset: 0x13c, type: R.abs64, symbol: tiny.kernel('x'), addend: 0 }),
+      'overlaps another relocation',
+    ],
+    [
+      'a field that ends outside',
+      (tiny) => tiny.thisModule.relocations.push({ offset: 0x37c, type: R.abs64, symbol: tiny.kernel('x'), addend: 0 }),
+      'lies outside the section',
+    ],
+    [
+      'static calls of its own',
+      (tiny) => tiny.symbol('__SCT__mine', STT.func, tiny.add('.static_call.text', FLAGS.text, new Uint8Array(8)), 0),
+      'switches its own code',
+    ],
+    [
+      'a reference to a dropped section',
+      (tiny) =>
+        tiny
+          .code(tiny.add('.rodata', FLAGS.rodata))
+          .pointer(tiny.symbol('keys', STT.object, tiny.add('__jump_table', FLAGS.data, new Uint8Array(16)), 0)),
+      'refers to __jump_table, which is dropped',
+    ],
   ];
   test.each(cases)('%s', (_, build, message) => {
     const tiny = new TinyModule();

@@ -23,7 +23,7 @@ export const LINKER_VERSION = 'portcullis-linker-1';
 const PAGE_SIZE = 4096;
 /** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
-/** `ret`, then int3 to stop straight-line speculation, over the 5 bytes of `jmp __x86_return_thunk`. As the kernel's own apply_returns does. */
+/** `ret`, then int3 against straight-line speculation, in place of `jmp __x86_return_thunk`; as the kernel's apply_returns does. */
 const RETURN5 = [0xc3, 0xcc, 0xcc, 0xcc, 0xcc];
 
 export interface LinkResult {
@@ -47,7 +47,10 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
     throw new UserError(`${file} cannot be guarded: ${first}${more}`, 'portcullis inspect FILE lists every obstacle');
   }
   if (information.name === undefined || information.vermagic === undefined) {
-    throw new UserError(`${file} cannot be guarded: its .modinfo has no name or no vermagic`, 'give a complete module (.ko), not an object file');
+    throw new UserError(
+      `${file} cannot be guarded: its .modinfo has no name or no vermagic`,
+      'give a complete module (.ko), not an object file',
+    );
   }
 
   const thunks = addThunks(object, analysis.registers);
@@ -125,15 +128,29 @@ function dropUnusedSymbols(object: ElfObject): void {
 
 /** The allocated sections as the manifest lists them. */
 export function manifestSections(object: ElfObject, privateNames: ReadonlySet<string>): ManifestSection[] {
-  return object.sections.flatMap((section, index) => (section.allocated
-    ? [{ index, name: section.name, role: roleOf(section, privateNames), size: section.size, align: section.alignment, init: isInit(section) }]
-    : []));
+  return object.sections.flatMap((section, index) =>
+    section.allocated
+      ? [
+          {
+            index,
+            name: section.name,
+            role: roleOf(section, privateNames),
+            size: section.size,
+            align: section.alignment,
+            init: isInit(section),
+          },
+        ]
+      : [],
+  );
 }
 
 function gateOf(name: string, { entries }: Analysis, { gates }: GateTable): number {
   const target = entries.find(({ names }) => names.some((symbol) => symbol.name === name));
   if (!target) return -1;
-  return gates.find((gate: Gate) => gate.kind === 'entry' && gate.section === target.section.name && gate.sectionOffset === target.offset)?.offset ?? -1;
+  return (
+    gates.find((gate: Gate) => gate.kind === 'entry' && gate.section === target.section.name && gate.sectionOffset === target.offset)
+      ?.offset ?? -1
+  );
 }
 
 function sha256(bytes: Uint8Array): string {

@@ -6,7 +6,9 @@ export class Problems {
   readonly messages: string[] = [];
 
   /** True when nothing more is recorded; a caller in a loop stops then. */
-  get full(): boolean { return this.messages.length >= MOST; }
+  get full(): boolean {
+    return this.messages.length >= MOST;
+  }
 
   add(message: string): void {
     if (!this.full) this.messages.push(message);

@@ -17,7 +17,10 @@ export const THIS_MODULE_SECTION = '.gnu.linkonce.this_module';
 export const DROPPED_SECTIONS: ReadonlyMap<string, string> = new Map([
   ['__mcount_loc', 'ftrace would patch the calls at function starts; they become nops'],
   ['__patchable_function_entries', 'ftrace would patch function entries'],
-  ['.altinstructions', 'the kernel would patch instructions for its CPU; alternatives for SMAP are applied here, others keep their default'],
+  [
+    '.altinstructions',
+    'the kernel would patch instructions for its CPU; alternatives for SMAP are applied here, others keep their default',
+  ],
   ['.altinstr_replacement', 'holds replacement instructions for .altinstructions only'],
   ['.smp_locks', 'the kernel would remove lock prefixes on one CPU'],
   ['.retpoline_sites', 'the kernel would rewrite indirect calls; they go through thunks of the module'],
@@ -32,19 +35,44 @@ export const DROPPED_SECTIONS: ReadonlyMap<string, string> = new Map([
 
 /** Lists of positions in code. The kernel compares or unwinds with them and never calls them, so they keep pointing at the code itself. */
 const POSITION_LISTS: ReadonlySet<string> = new Set([
-  '.orc_unwind', '.orc_unwind_ip', '__bug_table', '__ex_table', '_kprobe_blacklist', '.kprobes_blacklist', '_error_injection_whitelist',
+  '.orc_unwind',
+  '.orc_unwind_ip',
+  '__bug_table',
+  '__ex_table',
+  '_kprobe_blacklist',
+  '.kprobes_blacklist',
+  '_error_injection_whitelist',
 ]);
 
 /** Allocated sections that only the kernel reads. */
 const METADATA: ReadonlySet<string> = new Set([
-  ...POSITION_LISTS, '__versions', '__version_ext_crcs', '__version_ext_names', '.modinfo', '__param', '.orc_header', '.BTF', '.BTF.base', '.printk_index',
+  ...POSITION_LISTS,
+  '__versions',
+  '__version_ext_crcs',
+  '__version_ext_names',
+  '.modinfo',
+  '__param',
+  '.orc_header',
+  '.BTF',
+  '.BTF.base',
+  '.printk_index',
 ]);
 const METADATA_PREFIXES = ['.note', '__ksymtab', '__kcrctab', '__kflagstab'];
 
 /** Writable sections that the kernel works on by itself; never private. */
 const KERNEL_DATA: ReadonlySet<string> = new Set([
-  THIS_MODULE_SECTION, '.data..percpu', '__tracepoints', '__bpf_raw_tp_map', '_ftrace_events', '_ftrace_eval_map', '__tracepoint_str', '__dyndbg',
-  '__dyndbg_classes', '.data..ro_after_init', '__bug_table', '__ex_table',
+  THIS_MODULE_SECTION,
+  '.data..percpu',
+  '__tracepoints',
+  '__bpf_raw_tp_map',
+  '_ftrace_events',
+  '_ftrace_eval_map',
+  '__tracepoint_str',
+  '__dyndbg',
+  '__dyndbg_classes',
+  '.data..ro_after_init',
+  '__bug_table',
+  '__ex_table',
 ]);
 
 export function isPositionList(section: Section): boolean {

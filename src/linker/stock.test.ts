@@ -34,7 +34,7 @@ function findModules(): { folder: string } | { missing: string } {
 
 const found = findModules();
 if ('missing' in found) console.warn(`SKIPPED: the linker is not tested on stock modules: ${found.missing}`);
-const paths = 'folder' in found ? (readdirSync(found.folder, { recursive: true, encoding: 'utf8' })) : [];
+const paths = 'folder' in found ? readdirSync(found.folder, { recursive: true, encoding: 'utf8' }) : [];
 
 function stock(name: string): Uint8Array {
   const path = paths.find((candidate) => basename(candidate) === `${name}.ko`);
@@ -42,7 +42,12 @@ function stock(name: string): Uint8Array {
   return readFileSync(join(found.folder, path));
 }
 
-interface Branch { at: number; flow: FlowControl; target: number; relocation: Relocation | undefined }
+interface Branch {
+  at: number;
+  flow: FlowControl;
+  target: number;
+  relocation: Relocation | undefined;
+}
 
 /** All branches of a section, and where its instructions start. Fails on bytes that are no instruction. */
 function disassemble(section: Section): { branches: Branch[]; starts: Set<number>; outs: number[] } {
@@ -62,7 +67,12 @@ function disassemble(section: Section): { branches: Branch[]; starts: Set<number
     const flow = instruction.flowControl;
     if (flow === FlowControl.Next || flow === FlowControl.Interrupt || flow === FlowControl.Exception) continue;
     const near = flow === FlowControl.Call || flow === FlowControl.UnconditionalBranch || flow === FlowControl.ConditionalBranch;
-    branches.push({ at, flow, target: near ? Number(instruction.nearBranchTarget) : -1, relocation: near ? relocations.get(at + instruction.length - 4) : undefined });
+    branches.push({
+      at,
+      flow,
+      target: near ? Number(instruction.nearBranchTarget) : -1,
+      relocation: near ? relocations.get(at + instruction.length - 4) : undefined,
+    });
   }
   instruction.free();
   decoder.free();
@@ -89,7 +99,8 @@ function strayBranches(image: Uint8Array, memoryBranches: ReadonlySet<string>): 
         const { symbol, addend } = relocation;
         const to = symbol.value + addend + 4;
         if (typeof symbol.place === 'string') stray.push(`${where}: a branch to ${symbol.name} without a gate`);
-        else if (symbol.place === gates ? to % 16 !== 0 : !code.get(symbol.place)?.starts.has(to)) stray.push(`${where}: a branch into the middle of ${symbol.place.name}`);
+        else if (symbol.place === gates ? to % 16 !== 0 : !code.get(symbol.place)?.starts.has(to))
+          stray.push(`${where}: a branch into the middle of ${symbol.place.name}`);
       }
     }
   }
@@ -116,7 +127,7 @@ describe.skipIf('missing' in found)('stock modules', () => {
     });
   });
 
-  test('the check on branches sees the stock file\'s own', () => {
+  test("the check on branches sees the stock file's own", () => {
     expect(strayBranches(stock('mii'), new Set()).length).toBeGreaterThan(50);
   });
 
@@ -124,16 +135,25 @@ describe.skipIf('missing' in found)('stock modules', () => {
     const { manifest } = linkModule(stock('e1000'), 'e1000.ko');
     const entries = manifest.gates.filter(({ kind }) => kind === 'entry').map(({ symbol }) => symbol);
     expect(entries).toEqual(expect.arrayContaining(['e1000_probe', 'e1000_xmit_frame', 'e1000_intr', 'e1000_clean', 'e1000_init_module']));
-    expect(manifest.gates.filter(({ kind }) => kind === 'call').map(({ symbol }) => symbol)).toEqual(expect.arrayContaining(['napi_gro_receive', 'dma_map_page_attrs']));
+    expect(manifest.gates.filter(({ kind }) => kind === 'call').map(({ symbol }) => symbol)).toEqual(
+      expect.arrayContaining(['napi_gro_receive', 'dma_map_page_attrs']),
+    );
     expect(manifest.imports).toContain('jiffies');
   });
 
-  test('mii\'s exports are entries', () => {
-    const entries = linkModule(stock('mii'), 'mii.ko').manifest.gates.filter(({ kind }) => kind === 'entry').map(({ symbol }) => symbol);
+  test("mii's exports are entries", () => {
+    const entries = linkModule(stock('mii'), 'mii.ko')
+      .manifest.gates.filter(({ kind }) => kind === 'entry')
+      .map(({ symbol }) => symbol);
     expect(entries).toContain('mii_ethtool_gset');
   });
 
-  test.each([['xfs', 'where no function starts'], ['crc32c-intel', '.rodata+0x'], ['kvm-intel', 'vmx_vmexit'], ['aesni-intel', 'static calls']])('%s is refused', (name, message) => {
+  test.each([
+    ['xfs', 'where no function starts'],
+    ['crc32c-intel', '.rodata+0x'],
+    ['kvm-intel', 'vmx_vmexit'],
+    ['aesni-intel', 'static calls'],
+  ])('%s is refused', (name, message) => {
     expect(() => linkModule(stock(name), `${name}.ko`)).toThrow(message);
   });
 

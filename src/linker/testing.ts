@@ -10,7 +10,9 @@ export const FLAGS = { text: SHF.alloc | SHF.exec, rodata: SHF.alloc, data: SHF.
 export class Assembler {
   constructor(private readonly section: Section) {}
 
-  get offset(): number { return this.section.data.length; }
+  get offset(): number {
+    return this.section.data.length;
+  }
 
   emit(...bytes: number[]): this {
     const { data } = this.section;
@@ -27,11 +29,19 @@ export class Assembler {
     return this.emit(...new Array(type === R.abs64 || type === R.pc64 ? 8 : 4).fill(0));
   }
 
-  call(symbol: ElfSymbol): this { return this.emit(0xe8).field(R.plt32, symbol, -4); }
-  jump(symbol: ElfSymbol): this { return this.emit(0xe9).field(R.plt32, symbol, -4); }
+  call(symbol: ElfSymbol): this {
+    return this.emit(0xe8).field(R.plt32, symbol, -4);
+  }
+  jump(symbol: ElfSymbol): this {
+    return this.emit(0xe9).field(R.plt32, symbol, -4);
+  }
   /** `mov $symbol+addend, %rdi` */
-  loadAddress(symbol: ElfSymbol, addend = 0): this { return this.emit(0x48, 0xc7, 0xc7).field(R.abs32s, symbol, addend); }
-  pointer(symbol: ElfSymbol, addend = 0): this { return this.field(R.abs64, symbol, addend); }
+  loadAddress(symbol: ElfSymbol, addend = 0): this {
+    return this.emit(0x48, 0xc7, 0xc7).field(R.abs32s, symbol, addend);
+  }
+  pointer(symbol: ElfSymbol, addend = 0): this {
+    return this.field(R.abs64, symbol, addend);
+  }
 }
 
 /** A module under construction. Starts with .modinfo, .text, .data, .gnu.linkonce.this_module and an `init_module` that calls _printk. */
@@ -45,7 +55,9 @@ export class TinyModule {
     this.add('.modinfo', FLAGS.rodata, Buffer.from('license=GPL\0name=tiny\0vermagic=6.1.0-tiny SMP \0'));
     this.text = this.add('.text', FLAGS.text);
     this.thisModule = this.add('.gnu.linkonce.this_module', FLAGS.data, new Uint8Array(0x380));
-    const init = this.function('init_module', (code) => code.call(this.kernel('__fentry__')).call(this.kernel('_printk')).jump(this.kernel('__x86_return_thunk')));
+    const init = this.function('init_module', (code) =>
+      code.call(this.kernel('__fentry__')).call(this.kernel('_printk')).jump(this.kernel('__x86_return_thunk')),
+    );
     this.thisModule.relocations.push({ offset: 0x138, type: R.abs64, symbol: init, addend: 0 });
   }
 
@@ -54,10 +66,20 @@ export class TinyModule {
   }
 
   bss(name: string, size: number): Section {
-    return this.object.addSection({ name, type: SHT.nobits, flags: FLAGS.data, alignment: 8, entrySize: 0, data: new Uint8Array(0), reserved: size });
+    return this.object.addSection({
+      name,
+      type: SHT.nobits,
+      flags: FLAGS.data,
+      alignment: 8,
+      entrySize: 0,
+      data: new Uint8Array(0),
+      reserved: size,
+    });
   }
 
-  code(section: Section = this.text): Assembler { return new Assembler(section); }
+  code(section: Section = this.text): Assembler {
+    return new Assembler(section);
+  }
 
   /** An undefined symbol. */
   kernel(name: string): ElfSymbol {
@@ -79,5 +101,7 @@ export class TinyModule {
     return this.symbol(name, STT.func, section, start, code.offset - start);
   }
 
-  bytes(): Uint8Array { return writeObject(this.object); }
+  bytes(): Uint8Array {
+    return writeObject(this.object);
+  }
 }

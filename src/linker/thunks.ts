@@ -1,6 +1,7 @@
 /**
  * The module's own indirect branch thunks. A retpoline call is `call __x86_indirect_thunk_REG`; the kernel's thunk is kernel text and may
- * not run in the module view, so the branch goes to `jmp *REG` in the module's text. Where that leads out of the module, the monitor meets the fetch.
+ * not run in the module view, so the branch goes to `jmp *REG` in the module's text. Where that leads out of the module, the monitor meets
+ * the fetch.
  */
 
 import { SHF, SHT, STB, STT } from '../elf/constants.ts';
@@ -23,18 +24,32 @@ export function thunkBytes(register: string): number[] {
   return index < 8 ? [0xff, 0xe0 + index, 0xcc, 0xcc] : [0x41, 0xff, 0xe0 + index - 8, 0xcc];
 }
 
-/** Adds the thunk section with one thunk per register, in encoding order, and gives the thunks' symbols by register. Adds nothing when there are none. */
+/** Adds the thunk section, one thunk per register in encoding order, and gives their symbols by register. Adds nothing for no registers. */
 export function addThunks(object: ElfObject, registers: ReadonlySet<string>): Map<string, ElfSymbol> {
   const symbols = new Map<string, ElfSymbol>();
   if (registers.size === 0) return symbols;
   const used = REGISTERS.filter((register) => registers.has(register));
   const section = object.addSection({
-    name: THUNK_SECTION, type: SHT.progbits, flags: SHF.alloc | SHF.exec, alignment: 16, entrySize: 0, data: Uint8Array.from(used.flatMap(thunkBytes)),
+    name: THUNK_SECTION,
+    type: SHT.progbits,
+    flags: SHF.alloc | SHF.exec,
+    alignment: 16,
+    entrySize: 0,
+    data: Uint8Array.from(used.flatMap(thunkBytes)),
   });
   for (const [index, register] of used.entries()) {
-    symbols.set(register, object.addSymbol({
-      name: `guard.jmp.${register}`, binding: STB.local, type: STT.func, other: 0, place: section, value: index * THUNK_SIZE, size: THUNK_SIZE,
-    }));
+    symbols.set(
+      register,
+      object.addSymbol({
+        name: `guard.jmp.${register}`,
+        binding: STB.local,
+        type: STT.func,
+        other: 0,
+        place: section,
+        value: index * THUNK_SIZE,
+        size: THUNK_SIZE,
+      }),
+    );
   }
   return symbols;
 }

@@ -43,35 +43,168 @@ describe('verifyLinked', () => {
   });
 
   const cases: [string, (object: ElfObject, manifest: Manifest) => void, string][] = [
-    ['a call past its gate', (object) => {
-      const call = named(object, '.text').relocations[0];
-      call.symbol = symbolNamed(object, 'kfree');
-    }, 'branches out of the module without a gate'],
-    ['a call to an entry gate', (object) => { named(object, '.text').relocations[0].symbol = symbolNamed(object, 'guard.in.callback'); }, 'no call gate'],
-    ['a bare function address in data', (object) => { named(object, '.rodata').relocations[0].symbol = symbolNamed(object, 'callback'); }, 'hands out the address .text+0xf'],
-    ['a call gate as a callback', (object) => { named(object, '.rodata').relocations[0].symbol = symbolNamed(object, 'guard.out.kfree'); }, 'no entry gate'],
-    ['a middle of a gate as a callback', (object) => { named(object, '.rodata').relocations[0].addend = 2; }, 'no entry gate'],
-    ['a kernel thunk', (object) => { symbolNamed(object, 'kfree').name = '__x86_return_thunk'; }, '__x86_return_thunk'],
-    ['a changed gate', (object) => { named(object, '.text.guard').data[33] = 0x5f; }, 'its bytes are not those of a gate'],
-    ['code behind the gates', (object) => { named(object, '.text.guard').data[4000] = 0x90; }, 'other than int3'],
-    ['a gate linked elsewhere', (object) => { named(object, '.text.guard').relocations[0].symbol = symbolNamed(object, 'callback'); }, 'where init_module does not start'],
-    ['a gate with an offset', (object) => { named(object, '.text.guard').relocations[2].addend = 1; }, 'its link word is for'],
-    ['a relocation in a gate\'s code', (object) => {
-      named(object, '.text.guard').relocations.push({ offset: 0, type: R.abs64, symbol: symbolNamed(object, 'kfree'), addend: 0 });
-    }, 'belongs to no gate\'s link word'],
-    ['a changed thunk', (object) => { named(object, '.text.thunks').data[1] = 0xd0; }, 'something other than thunks'],
-    ['a dropped section that is back', (object) => { named(object, '.rodata').name = '__jump_table'; }, '__jump_table should have been dropped'],
-    ['text that is writable', (object) => { named(object, '.text').flags |= FLAGS.data; }, 'writable and executable'],
-    ['code behind the gate section', (object) => {
-      object.addSection({ name: '.text.late', type: SHT.progbits, flags: FLAGS.text, alignment: 1, entrySize: 0, data: new Uint8Array(1) });
-    }, 'not the last executable section'],
-    ['a private section of part of a page', (_, manifest) => { manifest.sections.find(({ name }) => name === '.rodata')!.role = 'private'; }, '.rodata'],
-    ['an unlisted section', (_, manifest) => { manifest.sections.shift(); }, 'does not list section 1 (.modinfo)'],
-    ['a section that is not there', (_, manifest) => { manifest.sections[0].index = 99; }, 'section 99'],
-    ['an import that is not listed', (_, manifest) => { manifest.imports.push('jiffies'); }, 'imports differ from the file\'s in: jiffies'],
-    ['gates in another order', (_, manifest) => { manifest.gates.reverse(); }, 'gates 0 and 1'],
-    ['more gates than room', (_, manifest) => { manifest.gates = new Array(300).fill(manifest.gates[0]); }, 'lists 300 gates'],
-    ['an init gate that is none', (_, manifest) => { manifest.initGate = 0; }, 'init or cleanup gate'],
+    [
+      'a call past its gate',
+      (object) => {
+        const call = named(object, '.text').relocations[0];
+        call.symbol = symbolNamed(object, 'kfree');
+      },
+      'branches out of the module without a gate',
+    ],
+    [
+      'a call to an entry gate',
+      (object) => {
+        named(object, '.text').relocations[0].symbol = symbolNamed(object, 'guard.in.callback');
+      },
+      'no call gate',
+    ],
+    [
+      'a bare function address in data',
+      (object) => {
+        named(object, '.rodata').relocations[0].symbol = symbolNamed(object, 'callback');
+      },
+      'hands out the address .text+0xf',
+    ],
+    [
+      'a call gate as a callback',
+      (object) => {
+        named(object, '.rodata').relocations[0].symbol = symbolNamed(object, 'guard.out.kfree');
+      },
+      'no entry gate',
+    ],
+    [
+      'a middle of a gate as a callback',
+      (object) => {
+        named(object, '.rodata').relocations[0].addend = 2;
+      },
+      'no entry gate',
+    ],
+    [
+      'a kernel thunk',
+      (object) => {
+        symbolNamed(object, 'kfree').name = '__x86_return_thunk';
+      },
+      '__x86_return_thunk',
+    ],
+    [
+      'a changed gate',
+      (object) => {
+        named(object, '.text.guard').data[33] = 0x5f;
+      },
+      'its bytes are not those of a gate',
+    ],
+    [
+      'code behind the gates',
+      (object) => {
+        named(object, '.text.guard').data[4000] = 0x90;
+      },
+      'other than int3',
+    ],
+    [
+      'a gate linked elsewhere',
+      (object) => {
+        named(object, '.text.guard').relocations[0].symbol = symbolNamed(object, 'callback');
+      },
+      'where init_module does not start',
+    ],
+    [
+      'a gate with an offset',
+      (object) => {
+        named(object, '.text.guard').relocations[2].addend = 1;
+      },
+      'its link word is for',
+    ],
+    [
+      "a relocation in a gate's code",
+      (object) => {
+        named(object, '.text.guard').relocations.push({ offset: 0, type: R.abs64, symbol: symbolNamed(object, 'kfree'), addend: 0 });
+      },
+      "belongs to no gate's link word",
+    ],
+    [
+      'a changed thunk',
+      (object) => {
+        named(object, '.text.thunks').data[1] = 0xd0;
+      },
+      'something other than thunks',
+    ],
+    [
+      'a dropped section that is back',
+      (object) => {
+        named(object, '.rodata').name = '__jump_table';
+      },
+      '__jump_table should have been dropped',
+    ],
+    [
+      'text that is writable',
+      (object) => {
+        named(object, '.text').flags |= FLAGS.data;
+      },
+      'writable and executable',
+    ],
+    [
+      'code behind the gate section',
+      (object) => {
+        object.addSection({
+          name: '.text.late',
+          type: SHT.progbits,
+          flags: FLAGS.text,
+          alignment: 1,
+          entrySize: 0,
+          data: new Uint8Array(1),
+        });
+      },
+      'not the last executable section',
+    ],
+    [
+      'a private section of part of a page',
+      (_, manifest) => {
+        manifest.sections.find(({ name }) => name === '.rodata')!.role = 'private';
+      },
+      '.rodata',
+    ],
+    [
+      'an unlisted section',
+      (_, manifest) => {
+        manifest.sections.shift();
+      },
+      'does not list section 1 (.modinfo)',
+    ],
+    [
+      'a section that is not there',
+      (_, manifest) => {
+        manifest.sections[0].index = 99;
+      },
+      'section 99',
+    ],
+    [
+      'an import that is not listed',
+      (_, manifest) => {
+        manifest.imports.push('jiffies');
+      },
+      "imports differ from the file's in: jiffies",
+    ],
+    [
+      'gates in another order',
+      (_, manifest) => {
+        manifest.gates.reverse();
+      },
+      'gates 0 and 1',
+    ],
+    [
+      'more gates than room',
+      (_, manifest) => {
+        manifest.gates = new Array(300).fill(manifest.gates[0]);
+      },
+      'lists 300 gates',
+    ],
+    [
+      'an init gate that is none',
+      (_, manifest) => {
+        manifest.initGate = 0;
+      },
+      'init or cleanup gate',
+    ],
   ];
   test.each(cases)('finds %s', (_, change, message) => expect(findingsAfter(change).join('\n')).toContain(message));
 });

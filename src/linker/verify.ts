@@ -1,6 +1,6 @@
 /**
- * Checks a guarded module against its manifest from the bytes alone. It shares no code with the linker's editing: what the linker believes it
- * did is not asked, only what the file says. Run on every linker output, and by the VMM on every image that is registered.
+ * Checks a guarded module against its manifest from the bytes alone. It shares no code with the linker's editing: what the linker believes
+ * it did is not asked, only what the file says. Run on every linker output, and by the VMM on every image that is registered.
  */
 
 import { createHash } from 'node:crypto';
@@ -8,7 +8,7 @@ import { hex } from '../base/hex.ts';
 import { R, relocationName } from '../elf/constants.ts';
 import { type ElfObject, FunctionIndex, type Relocation, type Section, symbolName } from '../elf/object.ts';
 import { readObject } from '../elf/read.ts';
-import { GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest } from '../policy/manifest.ts';
+import { GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest, type SectionRole } from '../policy/manifest.ts';
 import { DROPPED_SECTIONS, isInit, isPositionList, THUNK_SECTION } from './section-rules.ts';
 
 const PAGE_SIZE = 4096;
@@ -40,7 +40,10 @@ export function verifyLinked(image: Uint8Array, manifest: Manifest, file: string
     for (const relocation of section.relocations) {
       if (findings.length >= MAX_FINDINGS) return findings;
       const finding = checkRelocation(section, relocation, gates, entryOffsets, callOffsets);
-      if (finding !== undefined) findings.push(`${section.name}+${hex(relocation.offset)}: ${relocationName(relocation.type)} against ${symbolName(relocation.symbol)} ${finding}`);
+      if (finding !== undefined) {
+        const against = `${relocationName(relocation.type)} against ${symbolName(relocation.symbol)}`;
+        findings.push(`${section.name}+${hex(relocation.offset)}: ${against} ${finding}`);
+      }
       if (relocation.symbol.place === 'undefined' && relocation.type !== R.none) imports.add(relocation.symbol.name);
     }
   }
@@ -68,21 +71,36 @@ function checkSections(object: ElfObject, manifest: Manifest, findings: string[]
       continue;
     }
     if (entry.name !== section.name || entry.size !== section.size || entry.align !== section.alignment || entry.init !== isInit(section)) {
-      findings.push(`section ${index} is ${section.name}, ${section.size} bytes aligned to ${section.alignment}; the manifest says ${entry.name}, ${entry.size}, ${entry.align}`);
+      findings.push(
+        `section ${index} is ${section.name}, ${section.size} bytes aligned to ${section.alignment}; ` +
+          `the manifest says ${entry.name}, ${entry.size}, ${entry.align}`,
+      );
     }
-    const expected = section.name === GATE_SECTION ? ['gates'] : section.executable ? ['text'] : section.writable ? ['data', 'private', 'metadata'] : ['constants', 'metadata'];
-    if (!expected.includes(entry.role)) findings.push(`section ${section.name} has role ${entry.role}; its flags allow ${expected.join(' or ')}`);
+    const expected = rolesAllowed(section);
+    if (!expected.includes(entry.role))
+      findings.push(`section ${section.name} has role ${entry.role}; its flags allow ${expected.join(' or ')}`);
     if (section.executable && section.writable) findings.push(`section ${section.name} is writable and executable`);
-    if (entry.role === 'private' && (section.alignment % PAGE_SIZE !== 0 || section.size % PAGE_SIZE !== 0 || section.size === 0 || isInit(section))) {
+    if (
+      entry.role === 'private' &&
+      (section.alignment % PAGE_SIZE !== 0 || section.size % PAGE_SIZE !== 0 || section.size === 0 || isInit(section))
+    ) {
       findings.push(`private section ${section.name} does not consist of whole pages`);
     }
   }
   for (const { index, name } of listed.values()) findings.push(`the manifest lists section ${index} (${name}), which does not exist`);
 }
 
+/** The roles that a section may have by its flags and name. */
+function rolesAllowed(section: Section): SectionRole[] {
+  if (section.name === GATE_SECTION) return ['gates'];
+  if (section.executable) return ['text'];
+  return section.writable ? ['data', 'private', 'metadata'] : ['constants', 'metadata'];
+}
+
 function checkGateSection(object: ElfObject, gates: Section, manifest: Manifest, findings: string[]): void {
   if (!gates.allocated || !gates.executable || gates.writable) findings.push(`${GATE_SECTION} is not allocated, read-only and executable`);
-  if (gates.alignment % PAGE_SIZE !== 0 || gates.size % PAGE_SIZE !== 0 || gates.size === 0) findings.push(`${GATE_SECTION} does not consist of whole pages`);
+  if (gates.alignment % PAGE_SIZE !== 0 || gates.size % PAGE_SIZE !== 0 || gates.size === 0)
+    findings.push(`${GATE_SECTION} does not consist of whole pages`);
   const core = object.sections.filter((section) => section.allocated && section.executable && !isInit(section));
   if (core.at(-1) !== gates) findings.push(`${GATE_SECTION} is not the last executable section`);
   if (object.sections.filter(({ name }) => name === GATE_SECTION).length > 1) findings.push(`there is more than one ${GATE_SECTION}`);
@@ -105,13 +123,21 @@ function checkGates(section: Section, manifest: Manifest, functions: FunctionInd
     if (finding !== undefined) findings.push(`gate ${index} (${gate.kind} ${gate.symbol}): ${finding}`);
   }
   for (const offset of links.keys()) findings.push(`${GATE_SECTION}+${hex(offset)} is relocated, but belongs to no gate's link word`);
-  if (section.data.subarray(gates.length * GATE_SIZE).some((byte) => byte !== 0xcc)) findings.push(`${GATE_SECTION} has bytes other than int3 behind its last gate`);
+  if (section.data.subarray(gates.length * GATE_SIZE).some((byte) => byte !== 0xcc))
+    findings.push(`${GATE_SECTION} has bytes other than int3 behind its last gate`);
   for (const offset of [manifest.initGate, manifest.cleanupGate]) {
-    if (offset !== -1 && gates[offset / GATE_SIZE]?.kind !== 'entry') findings.push(`the init or cleanup gate at ${offset} is no entry gate`);
+    if (offset !== -1 && gates[offset / GATE_SIZE]?.kind !== 'entry')
+      findings.push(`the init or cleanup gate at ${offset} is no entry gate`);
   }
 }
 
-function checkGate(section: Section, gate: Gate, index: number, link: Relocation | undefined, functions: FunctionIndex): string | undefined {
+function checkGate(
+  section: Section,
+  gate: Gate,
+  index: number,
+  link: Relocation | undefined,
+  functions: FunctionIndex,
+): string | undefined {
   if (gate.offset !== index * GATE_SIZE) return `its offset is ${gate.offset}; ${index * GATE_SIZE} is expected`;
   const bytes = section.data.subarray(gate.offset, gate.offset + GATE_SIZE);
   const expected = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -122,13 +148,18 @@ function checkGate(section: Section, gate: Gate, index: number, link: Relocation
   if (link?.type !== R.abs64) return 'its link word has no R_X86_64_64 relocation';
   const { symbol, addend } = link;
   if (gate.kind === 'call') {
-    return symbol.place === 'undefined' && symbol.name === gate.symbol && addend === 0 && !FORBIDDEN.test(symbol.name) ? undefined : `its link word is for ${symbolName(symbol)}+${addend}`;
+    return symbol.place === 'undefined' && symbol.name === gate.symbol && addend === 0 && !FORBIDDEN.test(symbol.name)
+      ? undefined
+      : `its link word is for ${symbolName(symbol)}+${addend}`;
   }
   const { place } = symbol;
-  if (typeof place === 'string' || !place.executable || place === section) return `its link word is for ${symbolName(symbol)}, which is no code of the module`;
+  if (typeof place === 'string' || !place.executable || place === section)
+    return `its link word is for ${symbolName(symbol)}, which is no code of the module`;
   const names = functions.at(place, symbol.value + addend);
-  if (!names?.some(({ name }) => name === gate.symbol)) return `its link word is for ${place.name}+${hex(symbol.value + addend)}, where ${gate.symbol} does not start`;
-  if (gate.section !== place.name || gate.sectionOffset !== symbol.value + addend) return `the manifest places it at ${gate.section}+${gate.sectionOffset}`;
+  if (!names?.some(({ name }) => name === gate.symbol))
+    return `its link word is for ${place.name}+${hex(symbol.value + addend)}, where ${gate.symbol} does not start`;
+  if (gate.section !== place.name || gate.sectionOffset !== symbol.value + addend)
+    return `the manifest places it at ${gate.section}+${gate.sectionOffset}`;
   return undefined;
 }
 
@@ -137,17 +168,25 @@ function checkThunks(object: ElfObject, findings: string[]): void {
   const section = object.section(THUNK_SECTION);
   if (!section) return;
   const text = Buffer.from(section.data).toString('hex');
-  if (!/^(ffe[0-35-7]cccc|41ffe[0-7]cc)+$/.test(text) || section.relocations.length > 0) findings.push(`${THUNK_SECTION} holds something other than thunks`);
+  if (!/^(ffe[0-35-7]cccc|41ffe[0-7]cc)+$/.test(text) || section.relocations.length > 0)
+    findings.push(`${THUNK_SECTION} holds something other than thunks`);
 }
 
 /** What is wrong with a relocation outside the gate section, or undefined. */
-function checkRelocation(section: Section, relocation: Relocation, gates: Section, entries: ReadonlySet<number>, calls: ReadonlySet<number>): string | undefined {
+function checkRelocation(
+  section: Section,
+  relocation: Relocation,
+  gates: Section,
+  entries: ReadonlySet<number>,
+  calls: ReadonlySet<number>,
+): string | undefined {
   const { type, symbol, addend, offset } = relocation;
   if (type === R.none) return undefined;
   if (FORBIDDEN.test(symbol.name) && symbol.place === 'undefined') return 'reaches a thunk of the kernel';
   const isBranch = section.executable && (type === R.plt32 || (type === R.pc32 && isBranchOpcode(section.data, offset)));
   if (symbol.place === 'undefined') return isBranch || type === R.plt32 ? 'branches out of the module without a gate' : undefined;
-  if (typeof symbol.place === 'string' || !symbol.place.executable) return isBranch ? 'branches to what is no code of the module' : undefined;
+  if (typeof symbol.place === 'string' || !symbol.place.executable)
+    return isBranch ? 'branches to what is no code of the module' : undefined;
   if (isPositionList(section)) return undefined;
   // From here on it concerns code of the module: only branches may name it directly, everything else must name a gate.
   const target = symbol.value + addend + (section.executable && (type === R.pc32 || type === R.plt32) ? 4 : 0);

@@ -1,7 +1,10 @@
 /** The optional input of `portcullis link` beside the module: what its developer allows, keeps private and wants. */
 
 export interface LinkPolicy {
-  /** Functions that may be entered from outside. Without it, every function whose address the module hands out. `init_module` and `cleanup_module` are always allowed. */
+  /**
+   * Functions that may be entered from outside. Without it, every function whose address the module hands out.
+   * `init_module` and `cleanup_module` are always allowed.
+   */
   entries?: string[];
   /** Kernel symbols that may be used, called or read. Without it, all. */
   imports?: string[];

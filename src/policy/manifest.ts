@@ -2,15 +2,15 @@
  * The manifest: what the linker says about a guarded module. Made by `portcullis link`, registered with the VMM together with the
  * guarded .ko (the *registered image*), named in grants by its digest.
  *
- * The VMM reads relocations and bytes from the registered image itself (whose SHA-256 the manifest holds); the manifest names what the image's ELF
- * structure alone cannot say: which gate is which, and what is private.
+ * The VMM reads relocations and bytes from the registered image itself (whose SHA-256 the manifest holds); the manifest names what the
+ * image's ELF structure alone cannot say: which gate is which, and what is private.
  */
 
 /** The I/O port that every gate writes to: `out %al, $GATE_PORT` (bytes e6 5e). */
 export const GATE_PORT = 0x5e;
 /** Bytes per gate. A gate is `out %al, $GATE_PORT`, int3 up to byte 8, then a 64-bit little-endian link word (see `Gate`). */
 export const GATE_SIZE = 16;
-/** Name of the section that holds gates and nothing else. Page-aligned, a whole number of pages, executable, last of the core text. Unused gates are int3. */
+/** The section that holds gates and nothing else: page-aligned whole pages, executable, last of the core text. Unused gates are int3. */
 export const GATE_SECTION = '.text.guard';
 
 export type GateKind = 'entry' | 'call' | 'return' | 're-entry';

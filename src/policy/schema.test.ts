@@ -8,17 +8,34 @@ import { parseGrant, parseLinkPolicy, parseManifest, parseSignedGrant } from './
 
 const digest = 'a'.repeat(64);
 const manifest: Manifest = {
-  format: 'portcullis-manifest-1', module: 'e1000', vermagic: '6.1', image: digest, source: digest, linker: 'x', gatePort: 0x5e,
+  format: 'portcullis-manifest-1',
+  module: 'e1000',
+  vermagic: '6.1',
+  image: digest,
+  source: digest,
+  linker: 'x',
+  gatePort: 0x5e,
   sections: [{ index: 1, name: '.text', role: 'text', size: 16, align: 16, init: false }],
   gates: [
-    { kind: 'return', offset: 0, symbol: '' }, { kind: 're-entry', offset: 16, symbol: '' },
+    { kind: 'return', offset: 0, symbol: '' },
+    { kind: 're-entry', offset: 16, symbol: '' },
     { kind: 'entry', offset: 32, symbol: 'f', section: '.text', sectionOffset: 0 },
   ],
-  initGate: 32, cleanupGate: -1, imports: ['jiffies'], vector: false, privileges: ['pci-device'],
+  initGate: 32,
+  cleanupGate: -1,
+  imports: ['jiffies'],
+  vector: false,
+  privileges: ['pci-device'],
 };
 const grant = {
-  format: 'portcullis-grant-1', manifest: digest, vms: ['web'], privileges: [{ kind: 'pci-device', parameters: { device: '0000:00:03.0', bars: [0, 1], shared: false } }],
-  notBefore: '2026-01-01T00:00:00Z', notAfter: '2027-01-01T00:00:00.000Z', serial: '0'.repeat(32), onViolation: 'quarantine',
+  format: 'portcullis-grant-1',
+  manifest: digest,
+  vms: ['web'],
+  privileges: [{ kind: 'pci-device', parameters: { device: '0000:00:03.0', bars: [0, 1], shared: false } }],
+  notBefore: '2026-01-01T00:00:00Z',
+  notAfter: '2027-01-01T00:00:00.000Z',
+  serial: '0'.repeat(32),
+  onViolation: 'quarantine',
 };
 
 function message(parse: (text: string, file: string) => unknown, value: unknown): string {
@@ -73,7 +90,9 @@ test('valid grants, signed grants and link policies are accepted', () => {
 
 describe('canonical JSON', () => {
   test('sorts keys, has no spaces, leaves out undefined', () => {
-    expect(canonicalJson({ b: [1, 'x', null, true], a: { d: undefined, c: '\u00e9"' } })).toBe('{"a":{"c":"\u00e9\\""},"b":[1,"x",null,true]}');
+    expect(canonicalJson({ b: [1, 'x', null, true], a: { d: undefined, c: '\u00e9"' } })).toBe(
+      '{"a":{"c":"\u00e9\\""},"b":[1,"x",null,true]}',
+    );
   });
   test.each([1.5, Number.NaN, 2 ** 60, 1n, () => {}])('refuses %s', (value) => expect(() => canonicalJson({ value })).toThrow(TypeError));
   test('the digest depends on values, not on the order of keys', () => {

@@ -19,7 +19,9 @@ const name = z.string().min(1).max(4096);
 /** Sizes and offsets: no module comes near 4 GiB. */
 const size = z.int().min(0).max(0xffff_ffff);
 const gateOffset = z.int().min(0).max(0xffff_ffff).multipleOf(GATE_SIZE);
-const instant = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/, 'expected ISO 8601 in UTC, such as 2026-01-31T12:00:00Z')
+const instant = z
+  .string()
+  .regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/, 'expected ISO 8601 in UTC, such as 2026-01-31T12:00:00Z')
   .refine((text) => !Number.isNaN(Date.parse(text)), 'expected a date that exists');
 
 const gateSchema = z.strictObject({
@@ -61,22 +63,29 @@ const parameterNumber = z.int();
 
 const privilegeSchema = z.strictObject({
   kind: z.string().regex(/^[a-z][a-z0-9-]{0,63}$/, 'expected the name of a privilege: lower-case letters, digits and -'),
-  parameters: z.record(
-    z.string().min(1).max(64),
-    z.union([parameterText, parameterNumber, z.boolean(), z.array(parameterText).max(256), z.array(parameterNumber).max(256)]),
-  ).refine((parameters) => Object.keys(parameters).length <= 64, 'expected at most 64 parameters'),
+  parameters: z
+    .record(
+      z.string().min(1).max(64),
+      z.union([parameterText, parameterNumber, z.boolean(), z.array(parameterText).max(256), z.array(parameterNumber).max(256)]),
+    )
+    .refine((parameters) => Object.keys(parameters).length <= 64, 'expected at most 64 parameters'),
 }) satisfies z.ZodType<PrivilegeGrant>;
 
-export const grantSchema = z.strictObject({
-  format: z.literal('portcullis-grant-1'),
-  manifest: sha256,
-  vms: z.array(z.string().min(1).max(256)).min(1).max(1024),
-  privileges: z.array(privilegeSchema).max(64),
-  notBefore: instant,
-  notAfter: instant,
-  serial: z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 lower-case hex digits'),
-  onViolation: z.enum(['quarantine', 'stop', 'log']),
-}).refine(({ notBefore, notAfter }) => Date.parse(notBefore) < Date.parse(notAfter), { path: ['notAfter'], message: 'expected a time after notBefore' }) satisfies z.ZodType<Grant>;
+export const grantSchema = z
+  .strictObject({
+    format: z.literal('portcullis-grant-1'),
+    manifest: sha256,
+    vms: z.array(z.string().min(1).max(256)).min(1).max(1024),
+    privileges: z.array(privilegeSchema).max(64),
+    notBefore: instant,
+    notAfter: instant,
+    serial: z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 lower-case hex digits'),
+    onViolation: z.enum(['quarantine', 'stop', 'log']),
+  })
+  .refine(({ notBefore, notAfter }) => Date.parse(notBefore) < Date.parse(notAfter), {
+    path: ['notAfter'],
+    message: 'expected a time after notBefore',
+  }) satisfies z.ZodType<Grant>;
 
 export const signedGrantSchema = z.strictObject({
   grant: grantSchema,
@@ -105,8 +114,10 @@ export function parseJson(text: string, file: string): unknown {
 /** Each throws UserError naming `file` and the place in it, such as `gates[3].offset: expected ...`. */
 export const parseManifest = (text: string, file: string): Manifest => checked(manifestSchema, parseJson(text, file), file, 'manifest');
 export const parseGrant = (text: string, file: string): Grant => checked(grantSchema, parseJson(text, file), file, 'grant');
-export const parseSignedGrant = (text: string, file: string): SignedGrant => checked(signedGrantSchema, parseJson(text, file), file, 'signed grant');
-export const parseLinkPolicy = (text: string, file: string): LinkPolicy => checked(linkPolicySchema, parseJson(text, file), file, 'link policy');
+export const parseSignedGrant = (text: string, file: string): SignedGrant =>
+  checked(signedGrantSchema, parseJson(text, file), file, 'signed grant');
+export const parseLinkPolicy = (text: string, file: string): LinkPolicy =>
+  checked(linkPolicySchema, parseJson(text, file), file, 'link policy');
 
 function checked<T>(schema: z.ZodType<T>, value: unknown, file: string, what: string): T {
   const result = schema.safeParse(value);
@@ -116,7 +127,9 @@ function checked<T>(schema: z.ZodType<T>, value: unknown, file: string, what: st
 
 /** The first three issues as `path: message`. */
 export function describeIssues(error: z.ZodError): string {
-  const shown = error.issues.slice(0, 3).map(({ path, message }) => `${pathText(path)}${message.charAt(0).toLowerCase()}${message.slice(1)}`);
+  const shown = error.issues
+    .slice(0, 3)
+    .map(({ path, message }) => `${pathText(path)}${message.charAt(0).toLowerCase()}${message.slice(1)}`);
   const more = error.issues.length - shown.length;
   return shown.join('; ') + (more > 0 ? ` (and ${more} more)` : '');
 }

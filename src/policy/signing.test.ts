@@ -11,9 +11,14 @@ import { generateKeyPair, type GrantContext, type SignedGrant, signGrant, verify
 
 const digest = 'b'.repeat(64);
 const grant: Grant = {
-  format: 'portcullis-grant-1', manifest: digest, vms: ['web', 'mail'],
+  format: 'portcullis-grant-1',
+  manifest: digest,
+  vms: ['web', 'mail'],
   privileges: [{ kind: 'pci-device', parameters: { device: '0000:00:03.0', vendor: '8086' } }],
-  notBefore: '2026-01-01T00:00:00Z', notAfter: '2027-01-01T00:00:00Z', serial: '0123456789abcdef'.repeat(2), onViolation: 'quarantine',
+  notBefore: '2026-01-01T00:00:00Z',
+  notAfter: '2027-01-01T00:00:00Z',
+  serial: '0123456789abcdef'.repeat(2),
+  onViolation: 'quarantine',
 };
 const pair = generateKeyPair();
 const other = generateKeyPair();
@@ -43,9 +48,13 @@ describe('refusals', () => {
     ['an unknown key in the grant', () => reason({ ...signed, grant: { ...grant, more: 1 } }), 'malformed'],
     ['an unknown key beside it', () => reason({ ...signed, more: 1 }), 'malformed'],
     ['a signature in capitals', () => reason({ ...signed, signature: signed.signature.toUpperCase() }), 'malformed'],
-    ['another administrator\'s', () => reason(signGrant(grant, other.privateKey)), 'foreign-key'],
+    ["another administrator's", () => reason(signGrant(grant, other.privateKey)), 'foreign-key'],
     ['no trusted keys', () => reason(signed, {}, []), 'foreign-key'],
-    ['another\'s signature under our key\'s name', () => reason({ ...signGrant(grant, other.privateKey), keyId: signed.keyId }), 'bad-signature'],
+    [
+      "another's signature under our key's name",
+      () => reason({ ...signGrant(grant, other.privateKey), keyId: signed.keyId }),
+      'bad-signature',
+    ],
     ['another module', () => reason(signed, { manifestDigest: 'c'.repeat(64) }), 'wrong-manifest'],
     ['another virtual machine', () => reason(signed, { vm: 'db' }), 'wrong-vm'],
     ['too early', () => reason(signed, { now: new Date('2025-12-31T23:59:59.999Z') }), 'not-yet-valid'],
@@ -63,8 +72,13 @@ describe('refusals', () => {
 
   test('every field of the grant is signed', () => {
     const changes: Partial<Grant>[] = [
-      { manifest: 'c'.repeat(64) }, { vms: ['web', 'mail', 'db'] }, { privileges: [] }, { notBefore: '2025-01-01T00:00:00Z' },
-      { notAfter: '2028-01-01T00:00:00Z' }, { serial: 'f'.repeat(32) }, { onViolation: 'log' },
+      { manifest: 'c'.repeat(64) },
+      { vms: ['web', 'mail', 'db'] },
+      { privileges: [] },
+      { notBefore: '2025-01-01T00:00:00Z' },
+      { notAfter: '2028-01-01T00:00:00Z' },
+      { serial: 'f'.repeat(32) },
+      { onViolation: 'log' },
       { privileges: [{ kind: 'pci-device', parameters: { device: '0000:00:04.0', vendor: '8086' } }] },
     ];
     for (const change of changes) expect(reason({ ...signed, grant: { ...grant, ...change } })).toBe('bad-signature');
@@ -72,25 +86,30 @@ describe('refusals', () => {
 
   test('any flipped byte of the file gives a refusal, and never an error', () => {
     const text = Buffer.from(JSON.stringify(signed));
-    fc.assert(fc.property(fc.nat(text.length - 1), fc.integer({ min: 1, max: 255 }), (where, mask) => {
-      const changed = Buffer.from(text);
-      changed[where] ^= mask;
-      let value: unknown;
-      try {
-        value = JSON.parse(changed.toString('latin1'));
-      } catch {
-        return;
-      }
-      expect(reason(value)).not.toBe('ok');
-    }), { numRuns: 3000 });
+    fc.assert(
+      fc.property(fc.nat(text.length - 1), fc.integer({ min: 1, max: 255 }), (where, mask) => {
+        const changed = Buffer.from(text);
+        changed[where] ^= mask;
+        let value: unknown;
+        try {
+          value = JSON.parse(changed.toString('latin1'));
+        } catch {
+          return;
+        }
+        expect(reason(value)).not.toBe('ok');
+      }),
+      { numRuns: 3000 },
+    );
   });
 
   test('any JSON at all gives a refusal, and never an error', () => {
-    fc.assert(fc.property(fc.jsonValue(), fc.constantFrom('grant', 'keyId', 'signature'), (value, key) => {
-      expect(reason(value)).not.toBe('ok');
-      if (canonicalOrNothing(value) === canonicalOrNothing(signed[key as keyof SignedGrant])) return;
-      expect(reason({ ...signed, [key]: value })).not.toBe('ok');
-    }));
+    fc.assert(
+      fc.property(fc.jsonValue(), fc.constantFrom('grant', 'keyId', 'signature'), (value, key) => {
+        expect(reason(value)).not.toBe('ok');
+        if (canonicalOrNothing(value) === canonicalOrNothing(signed[key as keyof SignedGrant])) return;
+        expect(reason({ ...signed, [key]: value })).not.toBe('ok');
+      }),
+    );
   });
 });
 
@@ -112,10 +131,12 @@ test('an invalid grant is not signed, and only Ed25519 keys sign and verify', ()
 
 describe('key files', () => {
   let folder: string;
-  beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'keys-')); });
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'keys-'));
+  });
   afterEach(() => rmSync(folder, { recursive: true }));
 
-  test('the private one is its owner\'s alone, and nothing is replaced', () => {
+  test("the private one is its owner's alone, and nothing is replaced", () => {
     const { privateFile, publicFile } = writeKeyPair(pair, join(folder, 'admin'));
     expect(statSync(privateFile).mode & 0o777).toBe(0o600);
     expect([readFileSync(privateFile, 'utf8'), readFileSync(publicFile, 'utf8')]).toEqual([pair.privateKey, pair.publicKey]);

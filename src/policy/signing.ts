@@ -38,7 +38,15 @@ export interface GrantContext {
 }
 
 export type GrantRefusal =
-  | 'unsigned' | 'malformed' | 'foreign-key' | 'bad-signature' | 'wrong-manifest' | 'wrong-vm' | 'not-yet-valid' | 'expired' | 'replayed';
+  | 'unsigned'
+  | 'malformed'
+  | 'foreign-key'
+  | 'bad-signature'
+  | 'wrong-manifest'
+  | 'wrong-vm'
+  | 'not-yet-valid'
+  | 'expired'
+  | 'replayed';
 export type GrantVerdict = { ok: true; grant: Grant } | { ok: false; reason: GrantRefusal; detail: string };
 
 export function generateKeyPair(): KeyPair {
@@ -54,13 +62,18 @@ export function generateKeyPair(): KeyPair {
 export function writeKeyPair(pair: KeyPair, base: string): { privateFile: string; publicFile: string } {
   const privateFile = `${base}.key`;
   const publicFile = `${base}.pub`;
-  for (const file of [privateFile, publicFile]) if (existsSync(file)) throw new UserError(`${file} exists already`, 'choose another name, or move the old key away');
+  for (const file of [privateFile, publicFile])
+    if (existsSync(file)) throw new UserError(`${file} exists already`, 'choose another name, or move the old key away');
   try {
     writeFileSync(privateFile, pair.privateKey, { flag: 'wx', mode: 0o600 });
     chmodSync(privateFile, 0o600);
     writeFileSync(publicFile, pair.publicKey, { flag: 'wx', mode: 0o644 });
   } catch (error) {
-    throw new UserError(`cannot write the key pair ${base}: ${error instanceof Error ? error.message : String(error)}`, undefined, 'failed');
+    throw new UserError(
+      `cannot write the key pair ${base}: ${error instanceof Error ? error.message : String(error)}`,
+      undefined,
+      'failed',
+    );
   }
   return { privateFile, publicFile };
 }
@@ -78,10 +91,12 @@ export function signGrant(grant: Grant, privateKeyPem: string): SignedGrant {
  * UserError when a trusted key, which the administrator configured, is no Ed25519 public key in PEM.
  */
 export function verifyGrant(signed: unknown, trustedPublicKeys: readonly string[], context: GrantContext): GrantVerdict {
-  const trusted = new Map(trustedPublicKeys.map((pem) => {
-    const key = readKey(pem, createPublicKey, 'public');
-    return [keyIdOf(key), key];
-  }));
+  const trusted = new Map(
+    trustedPublicKeys.map((pem) => {
+      const key = readKey(pem, createPublicKey, 'public');
+      return [keyIdOf(key), key];
+    }),
+  );
   if (typeof signed === 'object' && signed !== null && !('signature' in signed)) return refuse('unsigned');
   const parsed = signedGrantSchema.safeParse(signed);
   if (!parsed.success) return refuse('malformed', describeIssues(parsed.error));
@@ -89,7 +104,8 @@ export function verifyGrant(signed: unknown, trustedPublicKeys: readonly string[
   const key = trusted.get(keyId);
   if (!key) return refuse('foreign-key', `key ${keyId}`);
   if (!verify(null, message(grant), key, Buffer.from(signature, 'hex'))) return refuse('bad-signature', `key ${keyId}`);
-  if (grant.manifest !== context.manifestDigest) return refuse('wrong-manifest', `granted ${grant.manifest}, asked for ${context.manifestDigest}`);
+  if (grant.manifest !== context.manifestDigest)
+    return refuse('wrong-manifest', `granted ${grant.manifest}, asked for ${context.manifestDigest}`);
   if (!grant.vms.includes(context.vm)) return refuse('wrong-vm', `granted to ${grant.vms.join(', ')}, asked by ${context.vm}`);
   const now = context.now.getTime();
   if (!(now >= Date.parse(grant.notBefore))) return refuse('not-yet-valid', `valid from ${grant.notBefore}`);
@@ -104,16 +120,26 @@ function refuse(reason: GrantRefusal, more?: string): GrantVerdict {
 
 function meaning(reason: GrantRefusal): string {
   switch (reason) {
-    case 'unsigned': return 'the grant has no signature';
-    case 'malformed': return 'the grant is not well-formed';
-    case 'foreign-key': return 'the grant is signed by a key that is not trusted here';
-    case 'bad-signature': return 'the signature does not fit the grant';
-    case 'wrong-manifest': return 'the grant is for another module';
-    case 'wrong-vm': return 'the grant is for another virtual machine';
-    case 'not-yet-valid': return 'the grant is not valid yet';
-    case 'expired': return 'the grant has expired';
-    case 'replayed': return 'the grant may not be used again';
-    default: return unreachable(reason);
+    case 'unsigned':
+      return 'the grant has no signature';
+    case 'malformed':
+      return 'the grant is not well-formed';
+    case 'foreign-key':
+      return 'the grant is signed by a key that is not trusted here';
+    case 'bad-signature':
+      return 'the signature does not fit the grant';
+    case 'wrong-manifest':
+      return 'the grant is for another module';
+    case 'wrong-vm':
+      return 'the grant is for another virtual machine';
+    case 'not-yet-valid':
+      return 'the grant is not valid yet';
+    case 'expired':
+      return 'the grant has expired';
+    case 'replayed':
+      return 'the grant may not be used again';
+    default:
+      return unreachable(reason);
   }
 }
 
@@ -122,7 +148,10 @@ function message(grant: Grant): Buffer {
 }
 
 function keyIdOf(publicKey: KeyObject): string {
-  return createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' })).digest('hex').slice(0, 32);
+  return createHash('sha256')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('hex')
+    .slice(0, 32);
 }
 
 function readKey(pem: string, read: (pem: string) => KeyObject, kind: 'private' | 'public'): KeyObject {
@@ -133,6 +162,7 @@ function readKey(pem: string, read: (pem: string) => KeyObject, kind: 'private' 
   } catch {
     throw new UserError(`${expected}, found something else`, 'make a key pair with: portcullis keygen');
   }
-  if (key.asymmetricKeyType !== 'ed25519') throw new UserError(`${expected}, found ${key.asymmetricKeyType}`, 'make a key pair with: portcullis keygen');
+  if (key.asymmetricKeyType !== 'ed25519')
+    throw new UserError(`${expected}, found ${key.asymmetricKeyType}`, 'make a key pair with: portcullis keygen');
   return key;
 }
