@@ -127,7 +127,9 @@ function rulesOf(image: ImageSource, bases: Float64Array): [number, UnwindRule][
     if (section.role === 'gates' || section.name === THUNKS) rules.push([bases[index], RETURN_ON_TOP]);
     else if (section.role === 'text' && !covered.has(index)) rules.push([bases[index], UNKNOWN]);
   }
-  return rules.sort((a, b) => a[0] - b[0]);
+  // Where one section's closing entry and the next one's first share an address, the closing one yields (as in Linux orc_sort_cmp).
+  const closing = (rule: UnwindRule) => (rule === UNKNOWN ? 0 : 1);
+  return rules.sort((a, b) => a[0] - b[0] || closing(a[1]) - closing(b[1]));
 }
 
 function orcRule(words: DataView, at: number): UnwindRule {

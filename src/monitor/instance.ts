@@ -118,7 +118,7 @@ export class Instance implements PrivilegeTarget {
   }
 
   attach(privileges: readonly Privilege[]): void {
-    this.attachments = privileges.map((privilege) => ({ privilege, attachment: privilege.attach(this) }));
+    this.attachments = [...new Set(privileges)].map((privilege) => ({ privilege, attachment: privilege.attach(this) }));
     this.active = this.attachments.map(({ attachment }) => attachment).filter((attachment) => !attachment.passive);
   }
 
