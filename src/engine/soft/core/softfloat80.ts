@@ -53,6 +53,8 @@ export let rExp: i32 = 0;
 export let rSig: u64 = 0;
 export let rExt: u64 = 0;
 export let rClass: i32 = 0;
+/** The last rounding was of a result too small for a normal number (exact or not). */
+export let tinyResult: bool = false;
 /** Last rounding went away from zero (C1 of the x87 status word). */
 export let roundedUp: bool = false;
 
@@ -175,6 +177,14 @@ export function resultFromA(): void {
   rSig = aSig;
   rExt = 0;
   rClass = aClass;
+}
+
+/** The result becomes a zero or an infinity of its sign, or the default NaN. */
+export function setClass(kind: i32): void {
+  rClass = kind;
+}
+export function setSign(sign: u32): void {
+  rSign = sign;
 }
 
 // ---- 128-bit helpers
@@ -418,15 +428,14 @@ const WRAP = 24576;
  */
 export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): void {
   roundedUp = false;
-  let tiny = false;
+  tinyResult = false;
   if (rExp < emin) {
     // tininess is detected after rounding with unbounded exponent
     const full = keep == 64 ? 0xffffffffffffffff : ~(<u64>0xffffffffffffffff >> keep);
-    tiny = !(rExp == emin - 1 && (rSig & full) == full && roundsUp(rSig, rExt, keep, rSign, rc));
-    if (tiny && (masked & UNDERFLOW) == 0) {
+    tinyResult = !(rExp == emin - 1 && (rSig & full) == full && roundsUp(rSig, rExt, keep, rSign, rc));
+    if (tinyResult && (masked & UNDERFLOW) == 0) {
       raised |= UNDERFLOW;
       rExp += WRAP;
-      tiny = false;
     } else {
       const shift = emin - rExp;
       if (shift < 64) {
@@ -442,7 +451,7 @@ export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): vo
   const low: u64 = keep == 64 ? 0 : <u64>0xffffffffffffffff >> keep;
   const inexact = rExt != 0 || (rSig & low) != 0;
   if (inexact) {
-    raised |= tiny ? INEXACT | UNDERFLOW : INEXACT;
+    raised |= tinyResult ? INEXACT | UNDERFLOW : INEXACT;
     const up = roundsUp(rSig, rExt, keep, rSign, rc);
     rSig &= ~low;
     rExt = 0;
