@@ -1,0 +1,154 @@
+/** Whatever a guest does at the border: the VMM lives, nothing grows, nothing is given (SECURITY.md, P2, P11). */
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { REG } from '../engine/contract.ts';
+import type { Exit } from '../engine/contract.ts';
+import { createAudit } from './audit.ts';
+import type { AuditEvent } from './audit.ts';
+import { FRAME_CAPACITY } from './border.ts';
+import { FRAME, Frames } from './frames.ts';
+import { CORE, G, granted, Guest, INIT, KERNEL_TEXT, registered, STACK, STACK_TOP, T, tinyImage } from './testing.ts';
+
+const image = tinyImage();
+
+describe('P11: before a module is loaded, and after', () => {
+  test('P11 every gate action before load and after unload gives nothing', () => {
+    const guest = new Guest([registered(image)]);
+    const everything = () => {
+      for (let gate = 0; gate < 11; gate++) {
+        if (gate === G.init) continue;
+        guest.setRsp(STACK_TOP - 0x100);
+        guest.gate(gate);
+        expect(guest.inside()).toBe(false);
+      }
+      for (const exit of [
+        { kind: 'fetch', address: CORE }, { kind: 'fetch', address: -1 }, { kind: 'event', event: { type: 'nmi', vector: 2, errorCode: -1, address: 0n } },
+        { kind: 'mmio', gpa: 0x1000, size: 4, write: true, value: 0, refused: false }, { kind: 'halt' }, { kind: 'shutdown' },
+      ] satisfies Exit[]) expect(guest.handle(exit)).toBe('not-mine');
+    };
+    everything();
+    guest.load(image);
+    everything();
+    guest.start(image);
+    guest.call(G.cleanup);
+    guest.ret();
+    everything();
+  });
+});
+
+describe('P11: frames are bounded', () => {
+  test('P11 calls in and out without end keep within the frames there are', () => {
+    const guest = new Guest([registered(image, granted({ onViolation: 'log' }))]);
+    guest.start(image);
+    for (let stack = 0; stack < 16; stack++) guest.stack(STACK + 0x100_0000 + stack * 0x8000);
+    // Every stack deeper and deeper: entry, call-out, entry, ...
+    for (let depth = 0; depth < 400; depth++) {
+      for (let stack = 0; stack < 16; stack++) {
+        guest.call(G.probe, STACK + 0x100_4000 + stack * 0x8000 - 0x20 * depth);
+        guest.gate(G.kfunc);
+      }
+    }
+    expect(guest.monitor.frames().live).toBe(FRAME_CAPACITY);
+    expect(guest.monitor.frames().evicted).toBeGreaterThan(1000);
+    guest.call(G.probe);
+    expect(guest.inside()).toBe(true);
+    guest.ret();
+    expect(guest.rip()).toBe(KERNEL_TEXT);
+  });
+
+  test('frames: newest first by key and kind; older same-stack frames below a new one are dropped', () => {
+    const frames = new Frames(8);
+    const same = () => true;
+    const a = frames.push(FRAME.callIn, 1, STACK_TOP - 0x100, -1, 0, same);
+    const b = frames.push(FRAME.callOut, 1, STACK_TOP - 0x100, -2, 0, same);
+    const c = frames.push(FRAME.callOut, 1, STACK_TOP - 0x100, -3, 0, same);
+    expect(frames.find(FRAME.callIn, 1, STACK_TOP - 0x100)).toBe(a);
+    expect(frames.find(FRAME.callOut, 1, STACK_TOP - 0x100)).toBe(c);
+    expect(frames.find(FRAME.callOut, 2, STACK_TOP - 0x100)).toBe(-1);
+    frames.take(c, same);
+    expect(frames.find(FRAME.callOut, 1, STACK_TOP - 0x100)).toBe(b);
+    frames.push(FRAME.callIn, 2, STACK_TOP - 0x200, -4, 0, same);
+    frames.push(FRAME.callIn, 2, STACK_TOP - 0x180, -5, 0, same); // above: the one at -0x200 is gone
+    expect(frames.find(FRAME.callIn, 2, STACK_TOP - 0x200)).toBe(-1);
+    expect(frames.live).toBe(3);
+    frames.take(a, same); // all newer ones of the stack go with it
+    expect(frames.live).toBe(0);
+    for (let index = 0; index < 20; index++) frames.push(FRAME.event, 1, STACK - index * 0x4000, -1, 0, same);
+    expect(frames.live).toBe(8);
+    expect(frames.evicted).toBe(12);
+    expect(frames.find(FRAME.event, 1, STACK)).toBe(-1);
+    expect(frames.find(FRAME.event, 1, STACK - 19 * 0x4000)).toBeGreaterThanOrEqual(0);
+    frames.dropInstance(1);
+    expect(frames.live).toBe(0);
+  });
+});
+
+describe('P11: the audit stream is limited', () => {
+  test('P11 a flood is held back and counted', () => {
+    const out: AuditEvent[] = [];
+    let now = 0;
+    const emit = createAudit((event) => out.push(event), () => now);
+    for (let index = 0; index < 10_000; index++) emit({ event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' });
+    expect(out).toHaveLength(200);
+    now = 1e9;
+    emit({ event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' });
+    expect(out.at(-1)?.suppressed).toBe(9800);
+    expect(out).toHaveLength(201);
+  });
+});
+
+/** One hostile step: a gate, fetch, event or write with any stack pointer, at any place, on either CPU. */
+const step = fc.record({
+  cpu: fc.constantFrom(0, 1),
+  action: fc.constantFrom('gate', 'fetch', 'event', 'write', 'call', 'ret', 'poke'),
+  gate: fc.integer({ min: 0, max: 12 }),
+  at: fc.constantFrom(CORE, CORE + T.warn, CORE + T.warn + 2, CORE + T.fixup, CORE + 0x1000, CORE + 0x3000, CORE + 0x4000, INIT, KERNEL_TEXT, 0x40_0000, -8),
+  rsp: fc.oneof(
+    fc.integer({ min: 0, max: 0x7ff }).map((slot) => BigInt.asUintN(64, BigInt(STACK_TOP - 8 * slot))),
+    fc.constantFrom(0n, 8n, 0xffff_ffff_ffff_fff8n, 0x8000_0000_0000n, BigInt.asUintN(64, BigInt(CORE + 0x3800)), BigInt.asUintN(64, BigInt(CORE + 0x1008))),
+    fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  ),
+  keep: fc.boolean(),
+  value: fc.constantFrom(0, KERNEL_TEXT, CORE + T.innerAfterCall, CORE + T.afterInner, CORE + 0x1000, CORE + 0x1010),
+  ring: fc.constantFrom(0, 0, 0, 0, 3),
+});
+
+test('P11 random border actions: nothing crashes, nothing grows, and no CPU is inside but by a gate or a resume', () => {
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 1, maxLength: 60 }), (steps) => {
+      const guest = new Guest([registered(image, granted({ onViolation: 'log' }))], { cpus: 2 });
+      guest.start(image);
+      const pages = guest.engine.allocated;
+      for (const { cpu: index, action, gate, at, rsp, keep, value, ring } of steps) {
+        const cpu = guest.engine.cpus[index];
+        const inside = guest.inside(cpu);
+        cpu.privilegeLevel = inside ? 0 : ring;
+        if (!keep) cpu.registers.words[REG.rsp] = rsp;
+        const before = { ...guest.monitor.crossings };
+        const other = guest.inside(guest.engine.cpus[1 - index]);
+        if (action === 'call' && cpu.translate(guest.rsp(cpu) - 8, true) >= 0) guest.push(value, cpu);
+        if (action === 'gate' || action === 'call') guest.gate(gate, cpu);
+        else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.handle(cpu.out(guest.pop(cpu), 0x5e), cpu);
+        else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
+        else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
+        else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);
+        else if (action === 'write') guest.handle({ kind: 'mmio', gpa: Math.max(0, cpu.translate(at, false)), size: 4, write: true, value: 0, refused: false }, cpu);
+        const after = guest.monitor.crossings;
+        if (!inside && guest.inside(cpu)) {
+          expect(ring).toBe(0);
+          expect(after.callIn + after.returnIn + after.resume).toBe(before.callIn + before.returnIn + before.resume + 1);
+          expect(guest.rip(cpu) >= CORE && guest.rip(cpu) < CORE + 0x2000).toBe(true);
+        }
+        if (guest.monitor.modules()[0].instances.length > 0) expect(guest.inside(guest.engine.cpus[1 - index])).toBe(other);
+        expect(guest.monitor.frames().live).toBeLessThanOrEqual(60);
+        expect(guest.engine.allocated).toBeLessThanOrEqual(pages);
+      }
+      guest.monitor.end();
+      expect(guest.engine.allocated).toBe(0);
+      expect(guest.engine.protectedFrames).toBe(0);
+      expect(guest.monitor.frames().live).toBe(0);
+      for (const cpu of guest.engine.cpus) expect(guest.inside(cpu)).toBe(false);
+    }),
+    { numRuns: 300 },
+  );
+});
