@@ -166,7 +166,7 @@ function deliverLegacy(vector: u32, type: u32, code: u32): void {
 /** SS for a more privileged level from the TSS, 32-bit (SDM vol. 3, figure 8-2) or 16-bit. */
 export function innerStackSelector(level: u32): u32 {
   const wide = (segAttr(TR) & 8) != 0;
-  const offset = wide ? 8 + (level << 3) : 4 + (level << 2);
+  const offset: u32 = wide ? 8 + (level << 3) : 4 + (level << 2);
   if (offset + 1 > segLimit(TR)) selectorFault(10, segSelector(TR));
   return sysRd16(segBase(TR) + offset);
 }
@@ -174,7 +174,7 @@ export function innerStackSelector(level: u32): u32 {
 /** ESP or SP likewise. */
 export function innerStackPointer(level: u32): u32 {
   const wide = (segAttr(TR) & 8) != 0;
-  const offset = wide ? 4 + (level << 3) : 2 + (level << 2);
-  if (offset + (wide ? 3 : 1) > segLimit(TR)) selectorFault(10, segSelector(TR));
+  const offset: u32 = wide ? 4 + (level << 3) : 2 + (level << 2);
+  if (offset + <u32>(wide ? 3 : 1) > segLimit(TR)) selectorFault(10, segSelector(TR));
   return wide ? sysRd32(segBase(TR) + offset) : sysRd16(segBase(TR) + offset);
 }

@@ -335,6 +335,6 @@ export function beginShadow(debug: bool): void {
 function dropQueued(): void {
   clearEvent(EVENT_DROP);
   const count = atomic.xchg<u32>(cpu + DROPPED_COUNT, 0);
-  if (count > DROPPED_MAX) dropAllCode();
+  if (count > <u32>DROPPED_MAX) dropAllCode();
   else for (let i: u32 = 0; i < count; i++) codeWritten(load<u32>(cpu + (i << 2), DROPPED));
 }

@@ -53,35 +53,35 @@ function hits(tag: u64, la: u64, last: u64): bool {
 @inline
 export function rd8(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e), la, 0)) return load<u8>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e), la, 0)) return load<u8>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>readSlow(la, 1);
 }
 // @ts-ignore: decorator
 @inline
 export function rd16(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e), la, 1)) return load<u16>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e), la, 1)) return load<u16>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>readSlow(la, 2);
 }
 // @ts-ignore: decorator
 @inline
 export function rd32(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e), la, 3)) return load<u32>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e), la, 3)) return load<u32>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>readSlow(la, 4);
 }
 // @ts-ignore: decorator
 @inline
 export function rd64(la: u64): u64 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e), la, 7)) return load<u64>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e), la, 7)) return load<u64>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return readSlow(la, 8);
 }
 // @ts-ignore: decorator
 @inline
 export function rd128(la: u64): v128 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e), la, 15)) return v128.load(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e), la, 15)) return v128.load(<usize>load<u32>(e, ADDEND) + <usize>la);
   return readSlow128(la);
 }
 
@@ -89,35 +89,35 @@ export function rd128(la: u64): v128 {
 @inline
 export function wr8(la: u64, v: u32): void {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 0)) store<u8>(load<u32>(e, ADDEND) + <usize>la, <u8>v);
+  if (hits(load<u64>(e, WRITE_TAG), la, 0)) store<u8>(<usize>load<u32>(e, ADDEND) + <usize>la, <u8>v);
   else writeSlow(la, 1, v);
 }
 // @ts-ignore: decorator
 @inline
 export function wr16(la: u64, v: u32): void {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 1)) store<u16>(load<u32>(e, ADDEND) + <usize>la, <u16>v);
+  if (hits(load<u64>(e, WRITE_TAG), la, 1)) store<u16>(<usize>load<u32>(e, ADDEND) + <usize>la, <u16>v);
   else writeSlow(la, 2, v);
 }
 // @ts-ignore: decorator
 @inline
 export function wr32(la: u64, v: u32): void {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 3)) store<u32>(load<u32>(e, ADDEND) + <usize>la, v);
+  if (hits(load<u64>(e, WRITE_TAG), la, 3)) store<u32>(<usize>load<u32>(e, ADDEND) + <usize>la, v);
   else writeSlow(la, 4, v);
 }
 // @ts-ignore: decorator
 @inline
 export function wr64(la: u64, v: u64): void {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 7)) store<u64>(load<u32>(e, ADDEND) + <usize>la, v);
+  if (hits(load<u64>(e, WRITE_TAG), la, 7)) store<u64>(<usize>load<u32>(e, ADDEND) + <usize>la, v);
   else writeSlow(la, 8, v);
 }
 // @ts-ignore: decorator
 @inline
 export function wr128(la: u64, v: v128): void {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 15)) v128.store(load<u32>(e, ADDEND) + <usize>la, v);
+  if (hits(load<u64>(e, WRITE_TAG), la, 15)) v128.store(<usize>load<u32>(e, ADDEND) + <usize>la, v);
   else writeSlow128(la, v);
 }
 
@@ -126,28 +126,28 @@ export function wr128(la: u64, v: v128): void {
 @inline
 export function rmw8(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 0)) return load<u8>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e, WRITE_TAG), la, 0)) return load<u8>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>modifySlow(la, 1);
 }
 // @ts-ignore: decorator
 @inline
 export function rmw16(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 1)) return load<u16>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e, WRITE_TAG), la, 1)) return load<u16>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>modifySlow(la, 2);
 }
 // @ts-ignore: decorator
 @inline
 export function rmw32(la: u64): u32 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 3)) return load<u32>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e, WRITE_TAG), la, 3)) return load<u32>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return <u32>modifySlow(la, 4);
 }
 // @ts-ignore: decorator
 @inline
 export function rmw64(la: u64): u64 {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, WRITE_TAG), la, 7)) return load<u64>(load<u32>(e, ADDEND) + <usize>la);
+  if (hits(load<u64>(e, WRITE_TAG), la, 7)) return load<u64>(<usize>load<u32>(e, ADDEND) + <usize>la);
   return modifySlow(la, 8);
 }
 
@@ -159,7 +159,7 @@ export function rmw64(la: u64): u64 {
 @inline
 export function hostAddress(la: u64, write: bool): usize {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e + (write ? WRITE_TAG : READ_TAG)), la, 0)) return load<u32>(e, ADDEND) + <usize>la;
+  if (hits(load<u64>(e + (write ? WRITE_TAG : READ_TAG)), la, 0)) return <usize>load<u32>(e, ADDEND) + <usize>la;
   return hostAddressSlow(la, write);
 }
 
@@ -179,7 +179,7 @@ export function probeRead(la: u64, size: u32): void {
 @inline
 export function fetchHost(la: u64): usize {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, EXECUTE_TAG), la, 0)) return load<u32>(e, ADDEND) + <usize>la;
+  if (hits(load<u64>(e, EXECUTE_TAG), la, 0)) return <usize>load<u32>(e, ADDEND) + <usize>la;
   return fillFetch(tlb, la);
 }
 
@@ -231,7 +231,7 @@ function nextPage(la: u64): u64 {
 function translate(array: usize, la: u64, access: u32): usize {
   const e = entryIn(array, la);
   const tag = load<u64>(e + (access == ACCESS_WRITE ? WRITE_TAG : READ_TAG));
-  if (hits(tag, la, 0)) return load<u32>(e, ADDEND) + <usize>la;
+  if (hits(tag, la, 0)) return <usize>load<u32>(e, ADDEND) + <usize>la;
   return fill(array, la, access);
 }
 
@@ -290,7 +290,7 @@ export function writeVia(array: usize, la: u64, size: u32, value: u64): void {
 function hostAddressSlow(la: u64, write: bool): usize {
   fill(tlb, la, write ? ACCESS_WRITE : ACCESS_READ);
   const e = entryIn(tlb, la);
-  return hits(load<u64>(e + (write ? WRITE_TAG : READ_TAG)), la, 0) ? load<u32>(e, ADDEND) + <usize>la : 0;
+  return hits(load<u64>(e + (write ? WRITE_TAG : READ_TAG)), la, 0) ? <usize>load<u32>(e, ADDEND) + <usize>la : 0;
 }
 
 // ---- Decoded code --------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ export function dropCode(page: usize): void {
 /** Tells another CPU that a page's code is stale. */
 function queueDrop(other: usize, page: usize): void {
   const slot = atomic.add<u32>(other + DROPPED_COUNT, 1);
-  if (slot < DROPPED_MAX) store<u32>(other + DROPPED + (slot << 2), <u32>page);
+  if (slot < <u32>DROPPED_MAX) store<u32>(other + DROPPED + (slot << 2), <u32>page);
   atomic.or<u32>(other + EVENTS, EVENT_DROP);
 }
 
@@ -329,7 +329,7 @@ function purgeWritesOf(block: usize, page: usize): void {
     for (; e < end; e += TLB_ENTRY_SIZE) {
       const tag = load<u64>(e, WRITE_TAG);
       if (tag & 0xfff) continue;
-      if (load<u32>(e, ADDEND) + <usize>tag == page) store<u64>(e, u64.MAX_VALUE, WRITE_TAG);
+      if (<usize>load<u32>(e, ADDEND) + <usize>tag == page) store<u64>(e, u64.MAX_VALUE, WRITE_TAG);
     }
   }
 }

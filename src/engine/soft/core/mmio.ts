@@ -25,7 +25,7 @@ function nextAnswer(): u32 {
 
 /** An instruction with more device accesses than the log holds (none has, short of XRSTOR in device memory) reads ones from there on. */
 function logFull(): bool {
-  return load<u32>(cpu, REPLAY_INDEX) >= REPLAY_MAX;
+  return load<u32>(cpu, REPLAY_INDEX) >= <u32>REPLAY_MAX;
 }
 
 /** Ends the instruction with exit `code`, whose record is filled; it runs again when the access is answered. */

@@ -243,7 +243,7 @@ export function fill(array: usize, la: u64, access: u32): usize {
 function fillFixed(array: usize, la: u64, access: u32, fixed: usize): usize {
   const permission = load<u32>(fixed, FIXED_PERMISSION);
   if (!(permission & (access == ACCESS_WRITE ? 2 : 1))) pageFault(la, access | PF_PRESENT);
-  const host: usize = load<u32>(fixed, FIXED_HOST) + (<usize>la & 0xfff);
+  const host: usize = <usize>load<u32>(fixed, FIXED_HOST) + (<usize>la & 0xfff);
   const watch = watchedPage(la & ~0xfff);
   entryFlags = 0;
   enter(array, la, host,
@@ -261,7 +261,7 @@ export function fillFetch(array: usize, la: u64): usize {
   const page = la & ~0xfff;
   let host: usize = 0;
   if (load<u32>(view, VIEW_ID) != 0) {
-    const fixed = kind == ARRAY_USER ? 0 : fixedPage(view, page);
+    const fixed: usize = kind == ARRAY_USER ? 0 : fixedPage(view, page);
     if (fixed == 0 || !(load<u32>(fixed, FIXED_PERMISSION) & 4)) fetchExit(la);
     host = fillFixed(array, la, load<u32>(fixed, FIXED_PERMISSION) & 1 ? ACCESS_READ : ACCESS_WRITE, fixed);
   } else {
@@ -307,7 +307,7 @@ export function hugeHash(la: u64): u32 { return (<u32>(la >> 30) * 0x9e5) & 0xff
 
 function setBit(filter: usize, hash: u32): void {
   const at = cpu + filter + (hash >>> 3);
-  store<u8>(at, load<u8>(at) | (1 << (hash & 7)));
+  store<u8>(at, <u8>(<u32>load<u8>(at) | (<u32>1 << (hash & 7))));
 }
 export function testBit(filter: usize, hash: u32): bool {
   return ((load<u8>(cpu + filter + (hash >>> 3)) >> (hash & 7)) & 1) != 0;

@@ -70,7 +70,7 @@ export function selectSet(): void {
   store<u32>(cpu, now, SET_CLOCK);
   let oldest = setAt(0);
   let set: usize = 0;
-  for (let i: u32 = 0; i < TLB_SETS; i++) {
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const at = setAt(i);
     if (load<u32>(at, SET_USED) != 0) {
       if (load<u32>(at, SET_VIEW) == id && load<u32>(at, SET_PCID) == pcid) {
@@ -115,7 +115,7 @@ function newEpoch(set: usize): void {
   if (epoch > MAX_EPOCH) {
     // Numbers begin anew: nothing may remember an old one.
     dropAllCode();
-    for (let i: u32 = 0; i < TLB_SETS; i++) store<u32>(setAt(i), i + 1, SET_EPOCH);
+    for (let i: u32 = 0; i < <u32>TLB_SETS; i++) store<u32>(setAt(i), i + 1, SET_EPOCH);
     epoch = TLB_SETS + 1;
   }
   store<u32>(cpu, epoch, LAST_EPOCH);
@@ -151,7 +151,7 @@ function forget(e: usize): void {
 
 /** All translations of all sets: changes of paging mode, of global pages, of the views' common permissions. */
 export function flushAll(): void {
-  for (let i: u32 = 0; i < TLB_SETS; i++) {
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const set = setAt(i);
     if (load<u32>(set, SET_USED) == 0) continue;
     clearSet(set);
@@ -165,7 +165,7 @@ export function flushAll(): void {
 
 /** All translations but global ones: of one PCID, or with `everyPcid` of all. */
 export function flushLocal(pcid: u32, everyPcid: bool): void {
-  for (let i: u32 = 0; i < TLB_SETS; i++) {
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const set = setAt(i);
     if (load<u32>(set, SET_USED) != 0 && (everyPcid || load<u32>(set, SET_PCID) == pcid)) clearSetLocal(set);
   }
@@ -175,7 +175,7 @@ export function flushLocal(pcid: u32, everyPcid: bool): void {
 /** The translations of one linear page in every set (allowed to be more than the instruction asked for). */
 export function flushPage(la: u64): void {
   const page = la & ~0xfff;
-  for (let i: u32 = 0; i < TLB_SETS; i++) {
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const set = setAt(i);
     if (load<u32>(set, SET_USED) == 0) continue;
     for (let array: u32 = 0; array < 3; array++) forget(entryAt(set + SET_HEADER + array * TLB_ARRAY_SIZE, page));
@@ -187,7 +187,7 @@ export function flushPage(la: u64): void {
 
 /** The entries made from the large page around `la`. */
 function flushLarge(la: u64, flag: u32, shift: u64): void {
-  for (let i: u32 = 0; i < TLB_SETS; i++) {
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const set = setAt(i);
     if (load<u32>(set, SET_USED) == 0) continue;
     let e = set + SET_HEADER;
@@ -206,6 +206,6 @@ function sameRegion(e: usize, la: u64, shift: u64): bool {
 }
 
 function renewEpochs(): void {
-  for (let i: u32 = 0; i < TLB_SETS; i++) if (load<u32>(setAt(i), SET_USED) != 0) newEpoch(setAt(i));
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) if (load<u32>(setAt(i), SET_USED) != 0) newEpoch(setAt(i));
   selectArray();
 }
