@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { expect, test, vi } from 'vitest';
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { bridgeCard, bridgeNetwork, createBridgeMemory } from './bridge.ts';
 
 function wire() {

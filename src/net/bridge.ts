@@ -3,7 +3,7 @@
  * without locks. The writer wakes a sleeping reader by Atomics.notify on the ring's signal word; where the reader cannot sleep there, it is
  * told by a message instead (`wake`). A full ring drops and counts, as a wire would.
  */
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { MAXIMUM_FRAME, MINIMUM_FRAME } from './ethernet.ts';
 import { ReceiveQueue } from './queue.ts';
 

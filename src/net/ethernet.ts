@@ -63,7 +63,9 @@ export function parseMac(text: string): Uint8Array {
   const match = /^([0-9a-f]{2})(?::[0-9a-f]{2}){5}$/i.exec(text);
   if (match === null) throw new UserError(`"${text}" is no MAC address`, 'write six bytes in hexadecimal, as in 52:54:00:12:34:56');
   const bytes = Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16));
-  if ((bytes[0] & 1) !== 0) throw new UserError(`${text} is a group address`, 'choose one whose first byte is even, as in 52:54:00:12:34:56');
+  if ((bytes[0] & 1) !== 0) {
+    throw new UserError(`${text} is a group address`, 'choose one whose first byte is even, as in 52:54:00:12:34:56');
+  }
   return bytes;
 }
 
@@ -109,7 +111,8 @@ export function putTransportChecksum(frame: Uint8Array, field: number): void {
 
 /** A UDP datagram in one frame. `payload` is at most 65000 bytes. */
 export function buildUdp(
-  destinationMac: number, sourceMac: number, source: number, sourcePort: number, destination: number, destinationPort: number, payload: Uint8Array,
+  destinationMac: number, sourceMac: number, source: number, sourcePort: number, destination: number, destinationPort: number,
+  payload: Uint8Array,
 ): Uint8Array {
   const frame = buildEthernet(PAYLOAD + UDP_HEADER + payload.length, destinationMac, sourceMac, ETHERTYPE.ipv4);
   putIpv4(frame, PROTOCOL.udp, source, destination, 0);

@@ -1,5 +1,5 @@
 /** Joins cards in one process: a switch that learns which address is behind which port and floods the rest. */
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { isGroupMac, macAt, MINIMUM_FRAME } from './ethernet.ts';
 import { ReceiveQueue } from './queue.ts';
 

@@ -1,7 +1,7 @@
 /** The `--net` option: what the text means, and the back end that it stands for. */
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { Clock, NetworkBackend } from '../machine/ports.ts';
+import type { Clock, NetworkBackend } from './ports.ts';
 import { hubNamed } from './hub.ts';
 import { createPeer } from './peer/peer.ts';
 import { connectStream, listenStream, type StreamAddress } from './stream.ts';
@@ -46,7 +46,7 @@ export function parseNet(text: string): NetSpec {
       if (rest === undefined || !/^[^\s/:]{1,15}$/.test(rest)) throw wrong(text, 'a TAP interface has a name of 1 to 15 characters');
       return { kind, name: rest };
     case 'hub':
-      if (rest === undefined || !/^[\w.-]{1,64}$/.test(rest)) throw wrong(text, 'a hub has a name of up to 64 letters, digits, ".", "_" and "-"');
+      if (rest === undefined || !/^[\w.-]{1,64}$/.test(rest)) throw wrong(text, 'a hub has a name of 1 to 64 letters, digits, ".", "_", "-"');
       return { kind, name: rest };
     default:
       throw wrong(text, `there is no network "${kind}"`);

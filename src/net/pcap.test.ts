@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UserError } from '../base/errors.ts';
 import { createLog, silentLog } from '../base/log.ts';
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { withPcap } from './pcap.ts';
 
 let folder = '';

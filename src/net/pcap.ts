@@ -6,7 +6,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 
 const MAGIC_NANOSECONDS = 0xa1b2_3c4d;
 const LINKTYPE_ETHERNET = 1;

@@ -5,7 +5,7 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { MAXIMUM_FRAME, MINIMUM_FRAME } from './ethernet.ts';
 import { ReceiveQueue } from './queue.ts';
 
@@ -27,7 +27,8 @@ export function connectStream(address: StreamAddress, options: StreamOptions): P
   return new Promise((resolve, reject) => {
     const socket = connect(address);
     const failed = (error: Error) => {
-      reject(new UserError(`cannot connect the network to ${describe(address)}: ${error.message}`, 'start the other end first, or use stream:listen', 'failed'));
+      const what = `cannot connect the network to ${describe(address)}: ${error.message}`;
+      reject(new UserError(what, 'start the other end first, or use stream:listen', 'failed'));
     };
     socket.once('error', failed);
     socket.once('connect', () => {
@@ -47,8 +48,8 @@ export function streamOver(socket: Socket, options: StreamOptions): StreamBacken
 }
 
 /**
- * Listens for one far end at a time; without one, frames are dropped. Resolves once it listens, with the address (the port is filled in where 0
- * was given). Rejects with UserError when the address cannot be had.
+ * Listens for one far end at a time; without one, frames are dropped. Resolves once it listens, with the address (the port is
+ * filled in where 0 was given). Rejects with UserError when the address cannot be had.
  */
 export function listenStream(address: StreamAddress, options: StreamOptions): Promise<StreamBackend & { address: StreamAddress }> {
   return new Promise((resolve, reject) => {
@@ -62,7 +63,8 @@ export function listenStream(address: StreamAddress, options: StreamOptions): Pr
       }
     });
     const failed = (error: Error) => {
-      reject(new UserError(`cannot listen for the network at ${describe(address)}: ${error.message}`, 'remove a stale socket file, or choose another address'));
+      const what = `cannot listen for the network at ${describe(address)}: ${error.message}`;
+      reject(new UserError(what, 'remove a stale socket file, or choose another address'));
     };
     server.once('error', failed);
     server.listen(address, () => {
@@ -142,7 +144,8 @@ class Stream implements StreamBackend {
     while (bytes.length >= PREFIX) {
       const length = bytes.readUInt32BE(0);
       if (length === 0 || length > MAXIMUM_FRAME) {
-        this.log.error('the network connection is closed: the far end announced an impossible frame', { length, expected: `1 to ${MAXIMUM_FRAME}` });
+        const expected = `1 to ${MAXIMUM_FRAME}`;
+        this.log.error('the network connection is closed: the far end announced an impossible frame', { length, expected });
         socket.destroy();
         this.socket = undefined;
         return;

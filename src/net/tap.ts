@@ -6,7 +6,7 @@ import { closeSync, constants, openSync } from 'node:fs';
 import koffi from 'koffi';
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { NetworkBackend } from '../machine/ports.ts';
+import type { NetworkBackend } from './ports.ts';
 import { MAXIMUM_FRAME, MINIMUM_FRAME } from './ethernet.ts';
 
 /** _IOW('T', 202, int), <linux/if_tun.h>. */
@@ -64,7 +64,8 @@ export function openTap(name: string, options: TapOptions): TapBackend {
   try {
     fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK);
   } catch (error) {
-    throw new UserError(`cannot open /dev/net/tun: ${(error as Error).message}`, 'a TAP network needs Linux and root; --net peer and --net user do not', 'failed');
+    const what = `cannot open /dev/net/tun: ${(error as Error).message}`;
+    throw new UserError(what, 'a TAP network needs Linux and root; --net peer and --net user do not', 'failed');
   }
   const request = Buffer.alloc(IFREQ);
   request.write(name, 0, 'latin1');
@@ -73,7 +74,8 @@ export function openTap(name: string, options: TapOptions): TapBackend {
     const code = koffi.errno();
     closeSync(fd);
     const reason = code === koffi.os.errno.EPERM ? 'not permitted' : code === koffi.os.errno.EBUSY ? 'it is in use' : `errno ${code}`;
-    throw new UserError(`cannot attach to the TAP interface ${name}: ${reason}`, 'run as root, or choose a free interface; --net peer and --net user need neither', 'failed');
+    const fix = 'run as root, or choose a free interface; --net peer and --net user need neither';
+    throw new UserError(`cannot attach to the TAP interface ${name}: ${reason}`, fix, 'failed');
   }
   return new Tap(fd, request.toString('latin1', 0, request.indexOf(0)), options.log);
 }

@@ -25,7 +25,8 @@ export class DhcpServer {
   answer(frame: Uint8Array, start: number, end: number): Uint8Array | undefined {
     const message = frame.subarray(start, end);
     // BOOTREQUEST over Ethernet.
-    if (message.length < OPTIONS_AT || message[0] !== 1 || message[1] !== 1 || message[2] !== 6 || get32(message, COOKIE_AT) !== COOKIE) return undefined;
+    if (message.length < OPTIONS_AT || message[0] !== 1 || message[1] !== 1 || message[2] !== 6) return undefined;
+    if (get32(message, COOKIE_AT) !== COOKIE) return undefined;
     const options = readOptions(message);
     const client = macAt(message, 28);
     const offered = this.lease(client);

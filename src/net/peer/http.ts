@@ -12,6 +12,10 @@ const MAXIMUM_BYTES = 2 ** 40;
 
 interface Body { length: number; seed: number }
 
+function isWhole(value: number, maximum: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= maximum;
+}
+
 export class HttpExchange implements Application {
   private head = '';
   private state: 'head' | 'upload' | 'answer' = 'head';
@@ -39,7 +43,7 @@ export class HttpExchange implements Application {
       this.head += Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('latin1');
       const end = this.head.indexOf('\r\n\r\n');
       if (end >= 0) this.request(this.head.slice(0, end), Buffer.from(this.head.slice(end + 4), 'latin1'));
-      else if (this.head.length > MAXIMUM_HEAD) this.reply('431 Request Header Fields Too Large', 'the request head is larger than 8 KiB\n');
+      else if (this.head.length > MAXIMUM_HEAD) this.reply('431 Request Header Fields Too Large', 'the head is larger than 8 KiB\n');
     } else if (this.state === 'upload') {
       this.upload(data);
     }
@@ -59,7 +63,7 @@ export class HttpExchange implements Application {
     this.head = '';
     const [line, ...headers] = head.split('\r\n');
     const [method, target, version] = line.split(' ');
-    if (target === undefined || version === undefined || !version.startsWith('HTTP/1.')) this.reply('400 Bad Request', 'no HTTP/1 request line\n');
+    if (target === undefined || version?.startsWith('HTTP/1.') !== true) this.reply('400 Bad Request', 'no HTTP/1 request line\n');
     else if (method === 'GET' || method === 'HEAD') this.get(target, method === 'HEAD');
     else if (method === 'POST' || method === 'PUT') this.startUpload(headers, rest);
     else this.reply('405 Method Not Allowed', 'GET, HEAD, POST and PUT are served here\n');
@@ -75,7 +79,7 @@ export class HttpExchange implements Application {
     const length = Number(parameters.get('bytes') ?? '0');
     const seed = Number(parameters.get('seed') ?? '0');
     if (path !== '/file') this.reply('404 Not Found', 'only /file is here\n');
-    else if (!Number.isInteger(length) || length < 0 || length > MAXIMUM_BYTES || !Number.isInteger(seed) || seed < 0 || seed > 0x7fff_ffff) {
+    else if (!isWhole(length, MAXIMUM_BYTES) || !isWhole(seed, 0x7fff_ffff)) {
       this.reply('400 Bad Request', 'bytes must be 0 to 2^40 and seed 0 to 2^31-1\n');
     } else {
       this.reply('200 OK', '', length, 'application/octet-stream');
@@ -86,7 +90,7 @@ export class HttpExchange implements Application {
   private startUpload(headers: readonly string[], rest: Uint8Array): void {
     const field = headers.find((header) => header.toLowerCase().startsWith('content-length:'));
     const length = field === undefined ? Number.NaN : Number(field.slice(field.indexOf(':') + 1).trim());
-    if (!Number.isInteger(length) || length < 0 || length > MAXIMUM_BYTES) {
+    if (!isWhole(length, MAXIMUM_BYTES)) {
       this.reply('411 Length Required', 'an upload needs Content-Length\n');
       return;
     }

@@ -4,7 +4,7 @@
  * machine's, so a deterministic machine stays deterministic. All state is bounded: 64 connections, 64 leases, 1024 waiting frames.
  */
 import { silentLog, type Log } from '../../base/log.ts';
-import type { Clock, NetworkBackend, Timer } from '../../machine/ports.ts';
+import type { Clock, NetworkBackend, Timer } from '../ports.ts';
 import {
   buildEthernet, buildUdp, ETHERTYPE, get16, get32, type Ipv4Packet, macAt, parseIpv4, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putMac,
   putTransportChecksum, TCP, TCP_HEADER, transportChecksumOk, UDP_HEADER,

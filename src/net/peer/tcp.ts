@@ -3,7 +3,9 @@
  * acknowledgements of RFC 6582). Data to send is not buffered: the application makes any part of its stream again. Segments that come
  * early are kept, within the window, until the gap before them is filled.
  */
-import { buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP, TCP_HEADER } from '../ethernet.ts';
+import {
+  buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP, TCP_HEADER,
+} from '../ethernet.ts';
 
 /** What speaks over a connection: takes bytes in order, then offers an answer of `length` bytes once `finished`. */
 export interface Application {
@@ -60,7 +62,7 @@ export class Connection {
   private sendShift = 0;
   private scaling = false;
   private segment = 536;
-  /** Positions in the answer's stream, plain numbers: acknowledged, next to send, and the highest sent. FIN counts as one byte behind the end. */
+  /** Positions in the answer's stream: acknowledged, next to send, and the highest sent. FIN counts as one byte behind the end. */
   private acknowledged = 0;
   private next = 0;
   private highest = 0;
@@ -85,8 +87,8 @@ export class Connection {
 
   /** `initial` is our initial sequence number; `frame` holds the client's SYN. */
   constructor(
-    private readonly host: TcpHost, readonly endpoint: Endpoint, private readonly application: Application, private readonly initial: number,
-    frame: Uint8Array, packet: Ipv4Packet,
+    private readonly host: TcpHost, readonly endpoint: Endpoint, private readonly application: Application,
+    private readonly initial: number, frame: Uint8Array, packet: Ipv4Packet,
   ) {
     this.receiveNext = (get32(frame, packet.start + 4) + 1) >>> 0;
     this.sendWindow = get16(frame, packet.start + 14);
@@ -125,7 +127,8 @@ export class Connection {
     const useful = offset + length > 0 || (offset + length === 0 && length === 0);
     if (offset > 0 || !useful) {
       // Old, or ahead of a gap: say what is expected.
-      if (offset > 0 && length > 0 && offset + length <= WINDOW_BYTES && this.state !== 'syn-received') this.keepEarly(sequence, frame.slice(data, packet.end));
+      const ahead = offset > 0 && length > 0 && offset + length <= WINDOW_BYTES;
+      if (ahead && this.state !== 'syn-received') this.keepEarly(sequence, frame.slice(data, packet.end));
       this.acknowledge();
       if (offset > 0 || offset + length < 0) return;
     }

@@ -1,5 +1,5 @@
 /** For the peer's tests: a clock moved by hand and a small TCP client that can lose segments. */
-import type { Clock } from '../../machine/ports.ts';
+import type { Clock } from '../ports.ts';
 import {
   buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, parseIpv4, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP,
   TCP_HEADER, transportChecksumOk,
@@ -38,7 +38,8 @@ export interface Segment { sequence: number; acknowledgement: number; flags: num
 /** Takes a frame apart, or undefined if it is no TCP with good checksums. */
 export function parseSegment(frame: Uint8Array): Segment | undefined {
   const packet: Ipv4Packet = { start: 0, end: 0, protocol: 0, source: 0, destination: 0 };
-  if (get16(frame, 12) !== ETHERTYPE.ipv4 || !parseIpv4(frame, packet) || packet.protocol !== PROTOCOL.tcp || !transportChecksumOk(frame, packet)) return undefined;
+  if (get16(frame, 12) !== ETHERTYPE.ipv4 || !parseIpv4(frame, packet)) return undefined;
+  if (packet.protocol !== PROTOCOL.tcp || !transportChecksumOk(frame, packet)) return undefined;
   const { start } = packet;
   return {
     sequence: get32(frame, start + 4), acknowledgement: get32(frame, start + 8), flags: frame[start + 13], window: get16(frame, start + 14),

@@ -86,7 +86,8 @@ export class Eeprom {
   }
 
   load(state: unknown): void {
-    const good = Array.isArray(state) && state.length === EEPROM_WORDS && state.every((word) => Number.isInteger(word) && word >= 0 && word <= 0xffff);
+    const good = Array.isArray(state) && state.length === EEPROM_WORDS
+      && state.every((word) => Number.isInteger(word) && word >= 0 && word <= 0xffff);
     if (!good) throw new Error('e1000: eeprom: expected 64 words of 16 bits');
     this.words.set(state as number[]);
     this.reset();

@@ -7,7 +7,7 @@ import type { Clock, IrqLine, Timer } from '../../ports.ts';
 const ITR_UNIT = 256;
 /** Unit of RDTR, RADV, TIDV and TADV in ns. */
 const DELAY_UNIT = 1024;
-/** ICR bit 31: the card asserts its interrupt. Only later members define it, and drivers of all of them tolerate it; so it stays clear here. */
+/** Every cause of 13.4.17. Bit 31, "interrupt asserted", came with later members of the family and stays clear. */
 const CAUSES = 0x0001_ffff;
 
 export class Interrupts {
@@ -105,7 +105,7 @@ export class Interrupts {
   }
 }
 
-/** A packet timer (restarted by every event) bounded by an absolute timer (started by the first one), as RDTR with RADV and TIDV with TADV. */
+/** A packet timer (restarted by every event) bounded by an absolute timer (started by the first): RDTR with RADV, TIDV with TADV. */
 export class DelayTimer {
   private packet = Number.POSITIVE_INFINITY;
   private absolute = Number.POSITIVE_INFINITY;

@@ -197,7 +197,9 @@ export class RegisterFile {
       if (!Number.isInteger(offset) || offset < 0 || offset >= REGISTER_SPACE || offset % 4 !== 0) {
         throw new Error(`e1000: registers: ${String(offset)} is no register offset`);
       }
-      if (!Number.isInteger(value) || value < 0 || value > 0xffff_ffff) throw new Error(`e1000: registers: value at ${offset} is not 32 bits`);
+      if (!Number.isInteger(value) || value < 0 || value > 0xffff_ffff) {
+        throw new Error(`e1000: registers: value at ${offset} is not 32 bits`);
+      }
       words[offset >>> 2] = value;
     }
     this.words.set(words);
