@@ -46,7 +46,7 @@ export function parseNet(text: string): NetSpec {
       if (rest === undefined || !/^[^\s/:]{1,15}$/.test(rest)) throw wrong(text, 'a TAP interface has a name of 1 to 15 characters');
       return { kind, name: rest };
     case 'hub':
-      if (rest === undefined || !/^[\w.-]{1,64}$/.test(rest)) throw wrong(text, 'a hub has a name of 1 to 64 letters, digits, ".", "_", "-"');
+      if (rest === undefined || !/^[\w.-]{1,64}$/.test(rest)) throw wrong(text, 'a hub name is 1 to 64 letters, digits, ".", "_", "-"');
       return { kind, name: rest };
     default:
       throw wrong(text, `there is no network "${kind}"`);
