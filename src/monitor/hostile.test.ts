@@ -7,7 +7,7 @@ import { createAudit } from './audit.ts';
 import type { AuditEvent } from './audit.ts';
 import { FRAME_CAPACITY } from './border.ts';
 import { FRAME, Frames } from './frames.ts';
-import { CORE, G, granted, Guest, INIT, KERNEL_TEXT, registered, STACK, STACK_TOP, T, tinyImage } from './testing.ts';
+import { CORE, G, granted, Guest, INIT, KERNEL_TEXT, registered, STACK, STACK_TOP, T, tinyImage } from '../privileges/testing.ts';
 
 const image = tinyImage();
 

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { UserError } from '../base/errors.ts';
 import { R, SHF, SHT, STB, STT } from '../elf/constants.ts';
 import { ElfObject } from '../elf/object.ts';
+import type { Section } from '../elf/object.ts';
 import { writeObject } from '../elf/write.ts';
 import { REG } from '../engine/contract.ts';
 import { GATE_PORT } from '../policy/manifest.ts';
@@ -15,7 +16,7 @@ import { imageFromElf } from './image-elf.ts';
 import { explain } from './reasons.ts';
 import { buildPlacement } from './relocate.ts';
 import { solve } from './solve.ts';
-import { CORE, Guest, S, T, tinyImage } from './testing.ts';
+import { CORE, Guest, S, T, tinyImage } from '../privileges/testing.ts';
 import { guestReader } from './guest-memory.ts';
 
 const gates: Manifest['gates'] = [
@@ -33,7 +34,7 @@ function elf(): { object: ElfObject; manifest: Manifest } {
   const kernel = object.addSymbol({ name: '_printk', binding: STB.global, type: STT.none, other: 0, place: 'undefined', value: 0, size: 0 });
   guard.relocations.push({ offset: 40, type: R.abs64, symbol, addend: 3 }, { offset: 24, type: R.none, symbol, addend: 0 });
   text.relocations.push({ offset: 1, type: R.plt32, symbol: kernel, addend: -4 });
-  const at = (section: unknown) => object.sections.findIndex((other) => other === section);
+  const at = (section: Section) => object.sections.indexOf(section);
   const manifest: Manifest = {
     format: 'portcullis-manifest-1', module: 'm', vermagic: '', image: '', source: '', linker: '', gatePort: GATE_PORT,
     sections: [

@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest';
 import { REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
 import type { FakeEngine } from '../engine/fake/engine.ts';
-import { CORE, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, S, STACK_TOP, T, tinyImage } from './testing.ts';
-import type { LoadOptions } from './testing.ts';
+import { CORE, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, S, STACK_TOP, T, tinyImage } from '../privileges/testing.ts';
+import type { LoadOptions } from '../privileges/testing.ts';
 import type { Privilege } from './privilege.ts';
 import { explain } from './reasons.ts';
 

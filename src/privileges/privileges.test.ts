@@ -3,7 +3,7 @@ import { UserError } from '../base/errors.ts';
 import { silentLog } from '../base/log.ts';
 import type { PhysicalRange } from '../engine/contract.ts';
 import { FakeEngine } from '../engine/fake/engine.ts';
-import { Guest, G, granted, registered, STACK_TOP, tinyImage } from '../monitor/testing.ts';
+import { Guest, G, granted, registered, STACK_TOP, tinyImage } from './testing.ts';
 import type { PrivilegeGrant } from '../policy/grant.ts';
 import type { PciDevicePort } from './pci-device.ts';
 import { checkPrivilege, PrivilegeSet } from './privileges.ts';

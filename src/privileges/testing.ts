@@ -1,6 +1,8 @@
 /**
- * For tests: a tiny guarded module, a guest kernel's module loader, and the moves of a kernel and a module at the border, on the fake engine.
- * The loader relocates by its own few lines, so that the monitor's solving has something to be wrong against.
+ * For tests: a tiny guarded module, a guest kernel's module loader, and the moves of a kernel and a module at the border, on the fake
+ * engine. The loader relocates by its own few lines, so that the monitor's solving has something to be wrong against.
+ *
+ * It stands here, not in src/monitor, because it joins the monitor with an engine, which no part further left may do.
  */
 import { silentLog } from '../base/log.ts';
 import { PAGE_SIZE, REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
@@ -10,11 +12,11 @@ import type { FakeCpu } from '../engine/fake/engine.ts';
 import { PageTables } from '../engine/fake/page-tables.ts';
 import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
 import type { Gate, Manifest, SectionRole } from '../policy/manifest.ts';
-import type { AuditEvent } from './audit.ts';
-import { createImage, RELOCATION } from './image.ts';
-import type { ImageRelocation, ImageSection, ImageSource } from './image.ts';
-import { createMonitor } from './monitor.ts';
-import type { Decision, Monitor, RegisteredModule, Verdict } from './monitor.ts';
+import type { AuditEvent } from '../monitor/audit.ts';
+import { createImage, RELOCATION } from '../monitor/image.ts';
+import type { ImageRelocation, ImageSection, ImageSource } from '../monitor/image.ts';
+import { createMonitor } from '../monitor/monitor.ts';
+import type { Decision, Monitor, RegisteredModule, Verdict, ViolationPolicy } from '../monitor/monitor.ts';
 
 /** Sections of the tiny module, in order. */
 export const S = { text: 0, thunks: 1, init: 2, rodata: 3, private: 4, data: 5, bugs: 6, exceptions: 7, orc: 8, orcIp: 9, gates: 10 } as const;
@@ -294,3 +296,30 @@ export class Guest {
     return this.events.filter((entry) => entry.event === event).map((entry) => ('reason' in entry ? entry.reason : ''));
   }
 }
+
+/** A guest with the tiny module loaded and live. */
+export function live(options: { tiny?: TinyOptions; policy?: ViolationPolicy; cpus?: number; load?: LoadOptions } = {}): Guest {
+  const image = tinyImage(options.tiny);
+  const guest = new Guest([registered(image, granted({ onViolation: options.policy ?? 'quarantine' }))], { cpus: options.cpus });
+  guest.start(image, options.load);
+  return guest;
+}
+/** Stack pointer of the kernel code that calls an entry. */
+export const ENTRY_RSP = STACK_TOP - 0x100;
+
+/** The kernel calls probe, which calls inner, which calls kfunc. */
+export function insideInner(guest: Guest, cpu = guest.cpu, rsp = ENTRY_RSP): void {
+  guest.call(G.probe, rsp, cpu);
+  guest.setRsp(guest.rsp(cpu) - 16, cpu);
+  guest.push(CORE + T.afterInner, cpu);
+  guest.push(0x77, cpu); // push %rbx
+}
+/** Back to where probe is about to return. */
+export const returnFromInner = (guest: Guest): void => {
+  guest.setRsp(guest.rsp() + 8);
+  if (guest.pop() !== CORE + T.afterInner) throw new Error('the stack of the test does not hold inner\'s return address');
+  guest.setRsp(guest.rsp() + 16);
+};
+export const status = (guest: Guest) => guest.monitor.modules()[0].instances[0]?.state;
+export const reg = (guest: Guest, index: number) => registerAddress(guest.cpu.registers, index);
+export const violations = (guest: Guest) => guest.monitor.violations().map(({ reason }) => reason);
