@@ -163,13 +163,21 @@ function requested(): u64 {
   return ((<u64>load<u32>(cpu, GPR + 16) << 32) | <u64>load<u32>(cpu, GPR)) & load<u64>(cpu, XCR0);
 }
 
-/** XSAVE, and XSAVEOPT, which may save more than it must. Every component counts as in use. */
-export function xsave(op: usize): void {
+/** Components that are not in their initial state (XINUSE). The x87 always counts as used. */
+function inUse(): u64 {
+  let any = i32x4.splat(0);
+  for (let p = cpu + XMM, end = p + 256; p < end; p += 16) any = v128.or(any, v128.load(p));
+  return v128.any_true(any) ? STATE_X87 | STATE_SSE : STATE_X87;
+}
+
+/** XSAVE and XSAVEOPT; `optimised`: XMM registers in their initial state are only marked so, not written. */
+export function xsave(op: usize, optimised: bool): void {
   const components = requested();
   const la = alignedArea(op, 64);
   probeArea(la, LEGACY_SIZE + HEADER_SIZE, true);
   const image = cpu + VECTOR_SCRATCH;
   const bitmap = rd64(la + HEADER);
+  const used = inUse();
   if ((components & STATE_X87) != 0) {
     storeX87(image, wide(op));
     toGuest(la, 0, AREA_MXCSR);
@@ -180,9 +188,9 @@ export function xsave(op: usize): void {
     store<u32>(image, MXCSR_MASK, AREA_MXCSR_MASK);
     memory.copy(image + AREA_XMM, cpu + XMM, 256);
     toGuest(la, AREA_MXCSR, AREA_ST);
-    toGuest(la, AREA_XMM, AREA_XMM + (xmmCount() << 4));
+    if (!optimised || (used & STATE_SSE) != 0) toGuest(la, AREA_XMM, AREA_XMM + (xmmCount() << 4));
   }
-  wr64(la + HEADER, bitmap | components);
+  wr64(la + HEADER, (bitmap & ~components) | (components & used));
 }
 
 export function xrstor(op: usize): void {

@@ -58,6 +58,7 @@ export function execMmx(op: usize, sub: u32): void {
       return;
     }
     case H.EMMS: {
+      enterMmx();
       store<u8>(cpu, 0, FTW);
       return;
     }

@@ -429,6 +429,7 @@ const WRAP = 24576;
 export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): void {
   roundedUp = false;
   tinyResult = false;
+  let wrapped = false;
   if (rExp < emin) {
     // tininess is detected after rounding with unbounded exponent
     const full = keep == 64 ? 0xffffffffffffffff : ~(<u64>0xffffffffffffffff >> keep);
@@ -436,6 +437,7 @@ export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): vo
     if (tinyResult && (masked & UNDERFLOW) == 0) {
       raised |= UNDERFLOW;
       rExp += WRAP;
+      wrapped = true;
     } else {
       const shift = emin - rExp;
       if (shift < 64) {
@@ -464,7 +466,7 @@ export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): vo
       }
     }
   }
-  if (rExp > emax) {
+  if (rExp > emax && !wrapped) {
     raised |= OVERFLOW;
     if ((masked & OVERFLOW) == 0) {
       rExp -= WRAP;

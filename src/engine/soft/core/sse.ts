@@ -7,7 +7,7 @@ import { ea, gpr, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SUB, PREFIX_66,
 import { probeRead, rd32, rd64, wr128, wr32, wr64 } from './memory';
 import { faultCode } from './events';
 import { fpuUnusable, mmxUnusable, sseUnusable } from './control';
-import { dst128, enterMmx, mmxReg, mmxRm, setMmx, src128, src64, srcMmx, unaligned128, xmmReg, xmmRm } from './xmm';
+import { dst128, enterMmx, mmxReg, mmxRm, setMmx, src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
 import { CF, PF, setArith, ZF } from './flags';
 import { begin, commit, MXCSR_MASK, roundingMode } from './mxcsr';
 import { TRUNCATE } from './softfloat80';
@@ -130,6 +130,7 @@ function checkUsable(op: usize, sub: u32): void {
     case H.CLFLUSH:
     case H.MOVNTI: return;
     case H.XSAVE:
+    case H.XSAVEOPT:
     case H.XRSTOR: return; // fxsave.ts
     default:
   }
@@ -207,19 +208,11 @@ function execFloat(op: usize, sub: u32): bool {
     case H.CVTPD2DQ: { C.cvtpd2dq(op, roundingMode()); return true; }
     case H.CVTTPD2DQ: { C.cvtpd2dq(op, TRUNCATE); return true; }
     case H.CVTPI2PS: {
-      const source = mmxOperand(op);
-      C.cvtpi2ps(op, source);
-      enterMmx();
+      C.cvtpi2ps(op, mmxOperand(op));
       return true;
     }
     case H.CVTPI2PD: {
-      // a memory operand leaves the x87 alone (SDM vol. 2, CVTPI2PD)
-      if (load<u8>(op, OP_MOD) != 0) {
-        C.cvtpi2pd(op, rd64(ea(op)));
-      } else {
-        C.cvtpi2pd(op, mmxOperand(op));
-        enterMmx();
-      }
+      C.cvtpi2pd(op, mmxOperand(op));
       return true;
     }
     case H.CVTPS2PI: { toMmx32(op, roundingMode()); return true; }
@@ -267,24 +260,26 @@ function compareToFlags64(op: usize, signaling: bool): void {
   setArith(orderFlags(order));
 }
 
-/** MMX source of an instruction whose other operand is an XMM register. */
+/** MMX source of an instruction whose other operand is an XMM register; one in memory leaves the x87 alone. */
 function mmxOperand(op: usize): u64 {
+  if (load<u8>(op, OP_MOD) != 0) return rd64(ea(op));
   checkPending();
-  return srcMmx(op);
+  enterMmx();
+  return load<u64>(mmxRm(op));
 }
 
 function toMmx32(op: usize, rc: u32): void {
   checkPending();
-  const r = C.cvtps2pi(src64(op), rc);
-  setMmx(mmxReg(op), r);
+  const source = src64(op);
   enterMmx();
+  setMmx(mmxReg(op), C.cvtps2pi(source, rc));
 }
 
 function toMmx64(op: usize, rc: u32): void {
   checkPending();
-  const r = C.cvtpd2pi(src128(op), rc);
-  setMmx(mmxReg(op), r);
+  const source = src128(op);
   enterMmx();
+  setMmx(mmxReg(op), C.cvtpd2pi(source, rc));
 }
 
 // ---- moves within and between registers
@@ -416,7 +411,8 @@ function execRest(op: usize, sub: u32): bool {
     case H.CLFLUSH: { probeRead(ea(op), 1); return true; }
     case H.FXSAVE: { fxsave(op); return true; }
     case H.FXRSTOR: { fxrstor(op); return true; }
-    case H.XSAVE: { xsave(op); return true; }
+    case H.XSAVE: { xsave(op, false); return true; }
+    case H.XSAVEOPT: { xsave(op, true); return true; }
     case H.XRSTOR: { xrstor(op); return true; }
     default: return false;
   }

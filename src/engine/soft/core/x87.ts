@@ -70,8 +70,8 @@ function execWaitingControl(op: usize, sub: u32): bool {
     case H.FRSTOR_m: { E.restoreState(op); return true; }
     case H.FINCSTP: { setTop(top() + 1); setC1(false); return true; }
     case H.FDECSTP: { setTop(top() - 1); setC1(false); return true; }
-    case H.FFREE_ST_i: { setEmpty(index(op)); return true; }
-    case H.FFREEP_ST_i: { setEmpty(index(op)); pop(); return true; }
+    case H.FFREE_ST_i: { setEmpty(index(op)); setC1(false); return true; }
+    case H.FFREEP_ST_i: { setEmpty(index(op)); setC1(false); pop(); return true; }
     case H.FNOP: return true;
     default: return false;
   }
@@ -198,11 +198,9 @@ function compareToFlags(op: usize, quiet: bool, pops: bool): void {
     loadSt(0);
     order = A.compareOperands(quiet);
     proceeds = signal();
-    setC1(false);
   }
-  if (!proceeds) return;
   setArith(order == 2 ? ZF | PF | CF : order < 0 ? CF : order == 0 ? ZF : 0);
-  if (pops) pop();
+  if (pops && proceeds) pop();
 }
 
 function execRegister(op: usize, sub: u32): bool {
@@ -235,7 +233,12 @@ function execRegister(op: usize, sub: u32): bool {
     case H.FLD_ST_i: { loadRegister(index(op)); return true; }
     case H.FST_ST_i: { storeRegister(index(op), false); return true; }
     case H.FSTP_ST_i: { storeRegister(index(op), true); return true; }
-    case H.FSTPNCE_STi: { storeRegister(index(op), true); return true; }
+    case H.FSTPNCE_STi: {
+      // "no check": an empty ST(0) is popped and nothing else
+      if (isEmpty(0)) pop();
+      else storeRegister(index(op), true);
+      return true;
+    }
     case H.FXCH_ST_i: { exchange(index(op)); return true; }
     case H.FCMOVcc: { conditionalMove(op, true); return true; }
     case H.FCMOVNcc: { conditionalMove(op, false); return true; }
@@ -301,7 +304,6 @@ function conditionalMove(op: usize, when: bool): void {
   const condition: u32 = code == 3 ? 10 : 2 + (code << 1); // P, or B, Z, BE
   const i = index(op);
   if (!A.bothUsed(0, i, 0, false)) return;
-  setC1(false);
   if (cond(condition) == when) setSt(0, load<u64>(st(i)), load<u16>(st(i), 8));
 }
 

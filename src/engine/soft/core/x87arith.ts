@@ -8,7 +8,7 @@ import {
   setA, setClass, setR, setRaised, setSign, squareRoot, swapAB, TRUNCATE, unpackInt, ZERO_DIVIDE, raised,
 } from './softfloat80';
 import {
-  INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, precision, push, roundingControl, setC1, setConditions, setEmpty, setSt, setUsed, signal,
+  clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, precision, push, roundingControl, setC1, setConditions, setEmpty, setSt, setUsed, signal,
   signalRounded, st, stackFault, SW_C0, SW_C1, SW_C2, SW_C3,
 } from './x87state';
 
@@ -291,6 +291,7 @@ export function extractExponent(): void {
  * are needed; the step's size, 32 to 63, is the CPU's choice.
  */
 export function partialRemainder(nearest: bool): void {
+  clearC2();
   if (!bothUsed(0, 1, 0, false)) return;
   begin();
   loadSt(1);
@@ -304,10 +305,9 @@ export function partialRemainder(nearest: bool): void {
     storeIndefinite(0);
     return;
   }
-  setConditions(0);
   if (aClass == IS_ZERO || bClass == IS_INFINITE) {
     resultFromA();
-    storeResult(0, 64);
+    if (storeResult(0, 64)) setConditions(0);
     return;
   }
   const distance = aExp - bExp;

@@ -7,9 +7,9 @@
 import { VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import {
-  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, ZERO_DIVIDE,
+  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INEXACT, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, ZERO_DIVIDE,
 } from './softfloat80';
-import { INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, push, roundingControl, setConditions, setSt, stackFault, SW_C2 } from './x87state';
+import { clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, push, roundingControl, setC2, setSt, stackFault } from './x87state';
 import { aIsNaN, begin, bothUsed, eitherIsNaN, EMAX, EMIN, storeEitherNaN, storeIndefinite, storeNaN, storeResult, used } from './x87arith';
 import {
   wideAdd, wideCopy, wideDiv, wideDivInt, wideExp, wideHigh, wideInt, wideLow, wideMul, wideNegate, wideScale, wideSet, wideSign, WIDE_SIZE, wideSub,
@@ -164,6 +164,7 @@ const SINCOS: u32 = 3;
 /** FSIN, FCOS, FPTAN, FSINCOS. */
 function trigonometric(kind: u32): void {
   const pushes = kind >= TAN;
+  clearC2();
   if (isEmpty(0) || (pushes && !isEmpty(7))) {
     if (stackFault(!isEmpty(0))) {
       setSt(0, INDEFINITE_SIG, INDEFINITE_WORD);
@@ -173,7 +174,6 @@ function trigonometric(kind: u32): void {
   }
   begin();
   loadSt(0);
-  setConditions(0);
   if (aIsNaN()) {
     if (storeNaN(0) && pushes) copyTop();
     return;
@@ -188,7 +188,7 @@ function trigonometric(kind: u32): void {
     return;
   }
   if (aExp >= 63) {
-    setConditions(SW_C2);
+    setC2();
     return;
   }
   sineAndCosine();
@@ -309,7 +309,8 @@ export function powerLessOne(): void {
   if (aClass == IS_INFINITE && aSign != 0) {
     setR(1, 0, 0x8000000000000000, 0);
   } else if (aClass == IS_FINITE && aExp >= 0) {
-    if (aSign != 0 && aExp == 0 && aSig == 0x8000000000000000) setR(1, -1, aSig, 0);
+    if (aExp != 0 || aSig != 0x8000000000000000) raise(INEXACT);
+    else if (aSign != 0) setR(1, -1, aSig, 0);
   } else if (aClass == IS_FINITE) {
     wideFromA(slot(1));
     wideSet(slot(2), 0, -1, 0xb17217f7d1cf79ab, 0xc9e3b39803f2f6af); // ln 2
@@ -414,7 +415,7 @@ export function logarithm(): void {
   if (storeResult(1, 64)) pop();
 }
 
-/** FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here for all ST(0) > -1. */
+/** FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here right for all ST(0) > -1, and ST(1) below. */
 export function logarithmPlusOne(): void {
   if (!bothUsed(0, 1, 1, true)) return;
   begin();
@@ -428,8 +429,11 @@ export function logarithmPlusOne(): void {
   if (aClass == IS_ZERO) {
     if (bClass == IS_INFINITE) setInvalid();
     else zeroOrInfinity(IS_ZERO, aSign ^ bSign);
-  } else if (aSign != 0 && (aClass == IS_INFINITE || aExp >= 0)) {
+  } else if (aSign != 0 && aClass == IS_INFINITE) {
     setInvalid();
+  } else if (aSign != 0 && aExp >= 0 && bClass == IS_FINITE) {
+    setR(bSign, bExp, bSig, 0);
+    raise(INEXACT);
   } else if (aClass == IS_INFINITE) {
     if (bClass == IS_ZERO) setInvalid();
     else zeroOrInfinity(IS_INFINITE, bSign);

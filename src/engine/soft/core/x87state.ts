@@ -120,6 +120,13 @@ export function setConditions(bits: u32): void {
   store<u16>(cpu, (load<u16>(cpu, FSW) & ~SW_CONDITIONS) | bits, FSW);
 }
 
+export function setC2(): void {
+  store<u16>(cpu, load<u16>(cpu, FSW) | SW_C2, FSW);
+}
+export function clearC2(): void {
+  store<u16>(cpu, load<u16>(cpu, FSW) & ~SW_C2, FSW);
+}
+
 export function setC1(value: bool): void {
   store<u16>(cpu, (load<u16>(cpu, FSW) & ~SW_C1) | (value ? SW_C1 : 0), FSW);
 }

@@ -65,7 +65,7 @@ export function dst128(op: usize, value: v128): void {
   else v128.store(xmmRm(op), value);
 }
 
-/** What every MMX instruction but EMMS does to the x87: TOP = 0, all registers in use (SDM vol. 1, 9.5.1). */
+/** What every MMX instruction does to the x87: TOP = 0, all registers in use (SDM vol. 1, 9.5.1; EMMS empties them). */
 export function enterMmx(): void {
   store<u16>(cpu, load<u16>(cpu, FSW) & 0xc7ff, FSW);
   store<u8>(cpu, 0xff, FTW);

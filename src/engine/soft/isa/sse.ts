@@ -317,7 +317,7 @@ const state: Row[] = [
   ['NP 0F AE /3 m', 'STMXCSR Md', 'cpuid:sse h:STMXCSR'],
   ['NP 0F AE /4 m', 'XSAVE m', 'cpuid:xsave h:XSAVE'],
   ['NP 0F AE /5 m', 'XRSTOR m', 'cpuid:xsave h:XRSTOR'],
-  ['NP 0F AE /6 m', 'XSAVEOPT m', 'cpuid:xsaveopt h:XSAVE'],
+  ['NP 0F AE /6 m', 'XSAVEOPT m', 'cpuid:xsaveopt h:XSAVEOPT'],
   ['NP 0F AE /7 m', 'CLFLUSH Mb', 'cpuid:clflush h:CLFLUSH'],
   ['NP 0F AE /5 r', 'LFENCE', 'cpuid:sse2 h:FENCE'],
   ['NP 0F AE /6 r', 'MFENCE', 'cpuid:sse2 h:FENCE'],
