@@ -24,7 +24,7 @@ export const BROKEN = 254;
 
 const CR0 = 0x8005_0033n; // PG AM WP NE ET MP PE
 const CR4 = 0x0004_06a0n; // OSXSAVE OSXMMEXCPT OSFXSR PGE PAE
-const EFER = 0xd00n; // NXE LMA LME
+const EFER = 0xd01n; // NXE LMA LME SCE
 
 export class Guest {
   private readonly cpu: Cpu;

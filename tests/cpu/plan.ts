@@ -87,7 +87,7 @@ export function memoryForm(plan: Plan): Memory {
   if (bits === 64 && random.chance(6) && !plan.addressOnly) { plan.prefixes.push(0x65); segment = GS_BASE; }
   else if (random.chance(4)) plan.prefixes.push(random.pick(bits === 64 ? [0x26, 0x2e, 0x36, 0x3e] : [0x26, 0x36, 0x3e]));
   const noncanonical = plan.target === 'noncanonical';
-  const goal = noncanonical ? random.pick(NON_CANONICAL) : BigInt(plan.address ?? 0) - BigInt(segment);
+  const goal = (noncanonical ? random.pick(NON_CANONICAL) : BigInt(plan.address ?? 0)) - BigInt(segment);
   if (!noncanonical && !plan.addressOnly) {
     if (kind === 0 && bits === 64) return { base: 'rip', scale: 0, displacement: Number(goal), displacementSize: 4 }; // made relative once the length is known
     if (kind === 1) return { scale: 0, displacement: Number(goal), displacementSize: 4 };

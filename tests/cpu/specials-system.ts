@@ -8,9 +8,10 @@ import { CODE, SELECTOR, STACK } from './layout.ts';
 import type { Plan } from './plan.ts';
 import type { Random } from './state.ts';
 
-const USER = /^(PUSH|LAR|LSL|VERR|VERW|ARPL|CALLF|JMPF|RETF|IRET|INT|INTO|INT1|CLI|STI|IN|OUT|INS|OUTS)$/;
+const USER = /^(PUSH|LAR|LSL|VERR|VERW|ARPL|CALLF|JMPF|RETF|IRET|INT|INTO|CLI|STI|IN|OUT|INS|OUTS)$/;
 
-/** True for rows whose effect at CPL 3 a Linux host shows as it is. UMIP hides SGDT and its like; SYSEXIT is #UD on AMD, #GP on Intel. */
+/** True for rows whose effect at CPL 3 a Linux host shows as it is. UMIP hides SGDT and its like;
+ * SYSEXIT is #UD on AMD, #GP on Intel; INT1 under a hypervisor may report the wrong RIP. */
 export function isUserVisible(row: Instruction): boolean {
   return USER.test(row.mnemonic) || row.row[1] === 'MOV Ev,Sw' || (row.attributes.cpl0 && row.mnemonic !== 'SYSEXIT');
 }

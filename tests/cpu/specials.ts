@@ -24,7 +24,7 @@ const SPECIALS: readonly (readonly [RegExp, (plan: Plan) => void])[] = [
   [/^LEAVE$/, (plan) => { plan.registers.set(RBP, BigInt(stackPointer(plan, DATA + 0x1400 + 8 * plan.random.below(64)))); }],
   [/^ENTER$/, enter],
   [/^BOUND$/, bound],
-  [/^(MOVS|CMPS|STOS|LODS|SCAS)/, stringOperands],
+  [/^(MOVS|CMPS|STOS|LODS|SCAS)$/, stringOperands],
   [/^MASKMOV/, (plan) => { setPointer(plan, RDI, plan.bits === 32 && plan.addressPrefix ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64)); }],
   [/^PCMPESTR/, (plan) => { for (const r of [RAX, RDX]) if (plan.random.chance(85)) plan.registers.set(r, BigInt.asUintN(plan.bits, BigInt(plan.random.below(41) - 20))); }],
   [/^(FLDENV|FRSTOR)$/, loadEnvironment],
