@@ -1,4 +1,5 @@
 /** Judges the demo: what the guest saw, what the monitor counted, and whether both are what was promised. */
+import { DEMO_PROBES } from '../guest/demo-script.ts';
 import type { StockKernel } from '../guest/fetch.ts';
 import type { VmReport } from '../vm/config.ts';
 import type { DemoTranscript, Probe } from './demo-transcript.ts';
@@ -28,8 +29,6 @@ export interface DemoResult {
 export interface DemoEvidence { kernel: StockKernel; engine: string; transcript: DemoTranscript; ended: Ended; bytes: number; expected: string; startedAt?: number }
 
 const CROSSING_KINDS = ['callIn', 'returnOut', 'callOut', 'returnIn', 'eventOut', 'resume'] as const;
-/** Probes that the script reports, so that a script that stops early cannot pass. */
-const EXPECTED_PROBES = 14;
 
 export function judge({ kernel, engine, transcript, ended, bytes, expected }: DemoEvidence): DemoResult {
   const { report } = ended;
@@ -50,7 +49,7 @@ export function judge({ kernel, engine, transcript, ended, bytes, expected }: De
     check('DHCP gave an address, both times', (transcript.values.get('address') ?? []).filter((text) => /^10\./.test(text)).length === 2, (transcript.values.get('address') ?? []).join(', ')),
     check('the peer answered every ping', pings.length === 2 && pings.every((text) => / 0% packet loss/.test(text)), pings.join('; ')),
     check('the download arrived whole', sha256 === expected, sha256),
-    check('every probe from outside got nothing', transcript.probes.length === EXPECTED_PROBES && transcript.probes.every((probe) => probe.ok), `${transcript.probes.filter((probe) => probe.ok).length} of ${transcript.probes.length}`),
+    check('every probe from outside got nothing', transcript.probes.length === DEMO_PROBES && transcript.probes.every((probe) => probe.ok), `${transcript.probes.filter((probe) => probe.ok).length} of ${transcript.probes.length}`),
     check('interrupts that arrived in the driver found the privilege gone', report.refusedAccesses.interrupted > 0 && crossings.eventOut > 0 && ticks > 0, `${crossings.eventOut} interrupts in the driver, ${report.refusedAccesses.interrupted} of them probed the card`),
     check('the module without a grant was refused', refusalReasons.includes('e1000e: no-grant'), refusalReasons.join(', ')),
     check('the module with a byte changed was refused', refusalReasons.includes('e1000: text-differs'), refusalReasons.join(', ')),

@@ -45,7 +45,7 @@ export function buildInitramfs(busybox: Uint8Array, extra: readonly CpioEntry[] 
     { kind: 'file', path: 'bin/busybox', mode: 0o755, data: busybox },
     { kind: 'link', path: 'bin/sh', target: 'busybox' },
     { kind: 'file', path: 'init', mode: 0o755, data: Buffer.from(INIT) },
-    { kind: 'file', path: 'usr/share/udhcpc/default.script', mode: 0o755, data: Buffer.from(DHCP_SCRIPT) },
+    { kind: 'file', path: 'etc/udhcpc/default.script', mode: 0o755, data: Buffer.from(DHCP_SCRIPT) },
     { kind: 'file', path: 'etc/resolv.conf', data: new Uint8Array(0) },
   ];
   const replaced = new Set(extra.map((entry) => entry.path));
