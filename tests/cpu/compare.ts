@@ -55,9 +55,9 @@ function openFlags(row: Instruction | undefined, test: Case, expected: Outcome):
   return expected.vector === END ? undefinedFlags(row, test) : 0;
 }
 
-/** Instructions with images of many words: which of them faults first is the processor's own business. */
+/** Instructions with several memory operands, or images of many words: which of them faults first is the processor's own business. */
 function isWideImage(row: Instruction | undefined): boolean {
-  return row !== undefined && /^(FX|XSAVE|XR|FNSAVE|FRSTOR|FLDENV|FNSTENV|PUSHA|POPA|ENTER)/.test(row.mnemonic);
+  return row !== undefined && /^(FX|XSAVE|XR|FNSAVE|FRSTOR|FLDENV|FNSTENV|PUSHA|POPA|ENTER|RETF|IRET|CMPS)/.test(row.mnemonic);
 }
 
 /**

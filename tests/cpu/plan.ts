@@ -84,7 +84,7 @@ export function memoryForm(plan: Plan): Memory {
     if (kind < 2) return { base: kind === 0 && bits === 64 ? 'rip' : undefined, scale: 0, displacement: random.next() | 0, displacementSize: 4 };
   }
   let segment = 0;
-  if (bits === 64 && random.chance(6) && !plan.addressOnly) { plan.prefixes.push(0x65); segment = GS_BASE; }
+  if (bits === 64 && random.chance(6) && !plan.addressOnly && plan.target !== 'noncanonical') { plan.prefixes.push(0x65); segment = GS_BASE; }
   else if (random.chance(4)) plan.prefixes.push(random.pick(bits === 64 ? [0x26, 0x2e, 0x36, 0x3e] : [0x26, 0x36, 0x3e]));
   const noncanonical = plan.target === 'noncanonical';
   const goal = (noncanonical ? random.pick(NON_CANONICAL) : BigInt(plan.address ?? 0)) - BigInt(segment);
