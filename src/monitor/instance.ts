@@ -47,7 +47,9 @@ export class Instance implements PrivilegeTarget {
   crossings = 0;
   readonly code: CodeMap;
   readonly resume: ResumeTable;
-  readonly ranges: readonly LinearRange[];
+  /** Where the module lies now: not to be a stack, a call's target, or another module. Shrinks after init. */
+  ranges: readonly LinearRange[];
+  private readonly coreRanges: readonly LinearRange[];
   /** Pages of private memory, and the offsets of the kernel's per-CPU data that the module uses. */
   readonly privateRanges: readonly LinearRange[];
   readonly perCpu: readonly number[];
@@ -72,7 +74,8 @@ export class Instance implements PrivilegeTarget {
   ) {
     const hosts = engine.allocateHostPages(placement.pages.length);
     this.module = image.module;
-    this.ranges = placement.ranges;
+    this.coreRanges = placement.ranges;
+    this.ranges = [...placement.ranges, ...placement.initRanges];
     this.privateRanges = placement.pages.filter(({ role }) => role === 'private').map(({ address }) => ({ start: address, end: address + 4096 }));
     this.perCpu = [...solution.imports.values(), ...solution.bases].filter((value) => value >= 0);
     this.gateBase = solution.bases[image.gateSection];
@@ -154,6 +157,7 @@ export class Instance implements PrivilegeTarget {
   /** Init has returned: its memory goes back to the guest kernel. */
   dropInit(): void {
     this.release(this.mapped.filter(({ placed }) => placed.init));
+    this.ranges = this.coreRanges;
   }
 
   /** Gives every page and frame back (P12). The view must be current on no CPU. The host pages are zeroed by the engine (P7). */

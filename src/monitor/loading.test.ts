@@ -251,8 +251,11 @@ describe('P12: the end', () => {
 
   test('P12 load and unload 1,000 times', () => {
     const guest = new Guest([registered(image)]);
+    guest.load(image); // the same bytes each time; only the monitor's work is repeated
     for (let round = 0; round < 1000; round++) {
-      guest.start(image);
+      guest.call(G.init);
+      setRegisterAddress(guest.cpu.registers, REG.rax, 0);
+      guest.ret();
       guest.call(G.cleanup);
       guest.ret();
     }
@@ -377,6 +380,23 @@ describe('several modules', () => {
     expect(guest.inside()).toBe(false);
     expect(refusals(guest)).toEqual(['text-differs']);
     expect(instances(guest)).toHaveLength(1);
+  });
+
+  test('init memory given back may hold another guarded module, and be called by the first', () => {
+    const other = tinyImage({ module: 'other', version: 2 });
+    const guest = new Guest([registered(image), registered(other)]);
+    guest.start(image);
+    guest.start(other, { shift: INIT - CORE, frames: 0x50_0000 });
+    expect(guest.monitor.modules().map(({ instances: [only] }) => only?.state)).toEqual(['live', 'live']);
+    guest.call(G.probe);
+    guest.setRsp(guest.rsp() - 16);
+    guest.push(CORE + T.afterInner);
+    guest.push(0);
+    guest.push(CORE + T.afterThunk);
+    guest.handle(guest.cpu.fetch(guest.gateAddress(G.probe, INIT - CORE)));
+    expect(guest.monitor.violations()).toEqual([]);
+    guest.gate(G.probe, guest.cpu, INIT - CORE);
+    expect(guest.rip()).toBe(INIT + T.probe);
   });
 
   test('P11 two machines with the same module share nothing', () => {

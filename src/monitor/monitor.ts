@@ -196,6 +196,7 @@ export class Monitor {
     else if (failed) this.endInstance(instance, 'init-failed');
     else {
       instance.dropInit();
+      this.updateOccupied();
       if (instance.state !== 'loading') return;
       instance.state = 'live';
       this.emit({ event: 'module.live', module: instance.module, instance: instance.instance });
@@ -363,7 +364,7 @@ export class Monitor {
     let instance: Instance;
     try {
       const { solution, placement, frames } = verify(cpu, this.engine.memory, image, gateBase, this.owners);
-      const overlap = placement.ranges.find((range) => this.border.occupied.some(({ start, end }) => range.start < end && range.end > start));
+      const overlap = [...placement.ranges, ...placement.initRanges].find((range) => this.border.occupied.some(({ start, end }) => range.start < end && range.end > start));
       if (overlap) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
       this.serial += 1;
       instance = new Instance(this.engine, this.owners, slot, this.serial, image, solution, placement, (page) => frames.get(page) ?? -1);

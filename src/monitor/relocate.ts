@@ -22,8 +22,9 @@ export interface PlacedPage {
 export interface LinearRange { readonly start: number; readonly end: number }
 export interface Placement {
   readonly pages: readonly PlacedPage[];
-  /** Whole pages of every solved section, the guest's data of the module included, merged. */
+  /** Whole pages of every solved section, the guest's data of the module included, merged: first what stays, then what goes after init. */
   readonly ranges: readonly LinearRange[];
+  readonly initRanges: readonly LinearRange[];
   /** Names of constant sections left in guest memory because they share a page with data that the kernel may change. */
   readonly unguarded: readonly string[];
 }
@@ -51,10 +52,12 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
     const [before, after] = [placed[i - 1], placed[i]];
     if (after.base < before.end) throw new Refusal('sections-overlap', `${before.section.name} and ${after.section.name} at ${hex(after.base)}`);
   }
-  const ranges = mergeRanges(placed.map(({ base, end }) => ({ start: pageOf(base), end: pageOf(end - 1) + PAGE_SIZE })));
+  const rangesOf = (init: boolean) =>
+    mergeRanges(placed.filter(({ section }) => section.init === init).map(({ base, end }) => ({ start: pageOf(base), end: pageOf(end - 1) + PAGE_SIZE })));
+  const [ranges, initRanges] = [rangesOf(false), rangesOf(true)];
   for (const [symbol, value] of imports) {
     // One page below counts as inside: nothing that a kernel exports ends in a module's first bytes.
-    if (ranges.some(({ start, end }) => value >= start - PAGE_SIZE && value < end)) {
+    if ([...ranges, ...initRanges].some(({ start, end }) => value >= start - PAGE_SIZE && value < end)) {
       throw new Refusal('import-inside', `${symbol} at ${hex(value)}`);
     }
   }
@@ -89,7 +92,7 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
   }
   const all = [...pages.values()];
   checkGaps(all, placed, read);
-  return { pages: all, ranges, unguarded: [...unguarded] };
+  return { pages: all, ranges, initRanges, unguarded: [...unguarded] };
 }
 
 function newPage(address: number, role: PageRole, init: boolean): PlacedPage {
