@@ -37,6 +37,15 @@ export function wideSign(a: usize): u32 {
 export function wideNegate(a: usize): void {
   store<u32>(a, load<u32>(a, SIGN) ^ 1, SIGN);
 }
+/** The next number towards zero: what a series whose terms are too small to add stays short of. */
+export function wideDecrement(a: usize): void {
+  const hi = load<u64>(a);
+  const lo = load<u64>(a, LO) - 1;
+  store<u64>(a, lo, LO);
+  if (lo != u64.MAX_VALUE) return;
+  if (hi == TOP) wideScale(a, -1);
+  store<u64>(a, hi == TOP ? u64.MAX_VALUE : hi - 1);
+}
 /** Multiplies by a power of two. */
 export function wideScale(a: usize, by: i32): void {
   store<i32>(a, load<i32>(a, EXP) + by, EXP);
@@ -47,7 +56,7 @@ export function wideInt(d: usize, n: u32): void {
 }
 
 /** Stores hi:lo, of any magnitude, with the top bit moved up; `exp` is the exponent if it is already there. */
-function normalise(d: usize, sign: u32, exp: i32, hi: u64, lo: u64): void {
+export function wideNormal(d: usize, sign: u32, exp: i32, hi: u64, lo: u64): void {
   if (hi == 0) {
     hi = lo;
     lo = 0;
@@ -82,7 +91,7 @@ export function wideMul(d: usize, a: usize, b: usize): void {
   const cross2 = mulHigh(al, bh);
   lo += cross2;
   hi += u64(lo < cross2);
-  normalise(d, load<u32>(a, SIGN) ^ load<u32>(b, SIGN), load<i32>(a, EXP) + load<i32>(b, EXP) + 1, hi, lo);
+  wideNormal(d, load<u32>(a, SIGN) ^ load<u32>(b, SIGN), load<i32>(a, EXP) + load<i32>(b, EXP) + 1, hi, lo);
 }
 
 /** |a| < |b| */
@@ -126,7 +135,7 @@ export function wideAdd(d: usize, a: usize, b: usize): void {
     else wideSet(d, sign, exp, hi, lo);
     return;
   }
-  normalise(d, sign, exp, ah - bh - u64(al < bl), al - bl);
+  wideNormal(d, sign, exp, ah - bh - u64(al < bl), al - bl);
 }
 
 /** a - b, for different a and b. */

@@ -52,6 +52,7 @@ export function execX87(op: usize): void {
 /** Those that look at no pending exception. */
 function execControl(op: usize, sub: u32): bool {
   switch (sub) {
+    case H.FNENI: return true; // and FNDISI, FNSETPM: of the 8087 and 80287
     case H.FNINIT: { initX87(); return true; }
     case H.FNCLEX: { store<u16>(cpu, load<u16>(cpu, FSW) & 0x7f00, FSW); return true; }
     case H.FNSTCW_m16: { wr16(ea(op), load<u16>(cpu, FCW)); return true; }
@@ -235,8 +236,12 @@ function execRegister(op: usize, sub: u32): bool {
     case H.FSTP_ST_i: { storeRegister(index(op), true); return true; }
     case H.FSTPNCE_STi: {
       // "no check": an empty ST(0) is popped and nothing else
-      if (isEmpty(0)) pop();
-      else storeRegister(index(op), true);
+      if (isEmpty(0)) {
+        setC1(false);
+        pop();
+      } else {
+        storeRegister(index(op), true);
+      }
       return true;
     }
     case H.FXCH_ST_i: { exchange(index(op)); return true; }

@@ -4,7 +4,7 @@ import { FSW, FTW } from './layout';
 import { cpu } from './state';
 import {
   aClass, add, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, compareAB, copyAToB, DENORMAL, denormalOperand, integerOfA, INVALID, IS_FINITE,
-  IS_INFINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, IS_ZERO, multiply, negateB, packSig80, packWord80, quotient, raise, rClass, resultFromA, rExp, round,
+  IS_INFINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, IS_ZERO, multiply, NEAREST, negateB, packSig80, packWord80, quotient, raise, rClass, resultFromA, rExp, round,
   setA, setClass, setR, setRaised, setSign, squareRoot, swapAB, TRUNCATE, unpackInt, ZERO_DIVIDE, raised,
 } from './softfloat80';
 import {
@@ -233,19 +233,13 @@ export function scale(): void {
     const distance = bExp < 0 ? 0 : bExp > 16 ? 0x10000 : <i32>(bSig >> (63 - bExp));
     setR(aSign, bSign != 0 ? aExp - distance : aExp + distance, aSig, 0);
     round(64, EMIN, EMAX, roundingControl(), masked());
-    // an unmasked exception wraps the exponent, which may not be enough
-    if (rClass == IS_FINITE && rExp > EMAX) setClass(IS_INFINITE);
-    else if (rClass == IS_FINITE && rExp < EMIN) setClass(IS_ZERO);
-    finishScaled();
+    // an unmasked exception wraps the exponent, which may not be enough: then infinity or zero
+    if (rClass == IS_FINITE && (rExp > EMAX || rExp < EMIN)) round(64, EMIN, EMAX, NEAREST, 0x3f);
+    if (denormalOperand) raise(DENORMAL);
+    if (signalRounded()) setSt(0, packSig80(), packWord80());
     return;
   }
   storeResult(0, 64);
-}
-
-/** The result is rounded already. */
-function finishScaled(): void {
-  if (denormalOperand) raise(DENORMAL);
-  if (signalRounded()) setSt(0, packSig80(), packWord80());
 }
 
 /** FXTRACT: exponent to ST(0), then the significand is pushed. */

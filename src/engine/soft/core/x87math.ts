@@ -7,12 +7,12 @@
 import { VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import {
-  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INEXACT, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, ZERO_DIVIDE,
+  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INEXACT, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, UNDERFLOW, ZERO_DIVIDE,
 } from './softfloat80';
 import { clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, push, roundingControl, setC2, setSt, stackFault } from './x87state';
 import { aIsNaN, begin, bothUsed, eitherIsNaN, EMAX, EMIN, storeEitherNaN, storeIndefinite, storeNaN, storeResult, used } from './x87arith';
 import {
-  wideAdd, wideCopy, wideDiv, wideDivInt, wideExp, wideHigh, wideInt, wideLow, wideMul, wideNegate, wideScale, wideSet, wideSign, WIDE_SIZE, wideSub,
+  wideAdd, wideCopy, wideDecrement, wideDiv, wideDivInt, wideExp, wideHigh, wideInt, wideLow, wideMul, wideNegate, wideNormal, wideScale, wideSet, wideSign, WIDE_SIZE, wideSub,
 } from './wide';
 
 const PI_HIGH: u64 = 0xc90fdaa22168c234;
@@ -35,9 +35,9 @@ function wideFromA(d: usize): void {
   wideSet(d, aSign, aExp, aSig, 0);
 }
 
-/** The wide number becomes softfloat80's result; unless `exact`, it counts as inexact. */
-function wideResult(a: usize, exact: bool): void {
-  setR(wideSign(a), wideExp(a), wideHigh(a), exact ? wideLow(a) : wideLow(a) | 1);
+/** The wide number becomes softfloat80's result, which lies a little above it. */
+function wideResult(a: usize): void {
+  setR(wideSign(a), wideExp(a), wideHigh(a), wideLow(a) | 1);
 }
 
 // ---- series. `x` in slot s; result in slot d; uses slots 12 to 15
@@ -59,7 +59,10 @@ function oddSeries(d: usize, x: usize, kind: u32): void {
     wideMul(power, power, square);
     if (kind != ARTANH) wideNegate(power);
     if (kind == SINE) wideDivInt(power, power, n * (n - 1));
-    if (wideExp(power) < wideExp(d) - PRECISION) return;
+    if (wideExp(power) < wideExp(d) - PRECISION) {
+      if (n == 3 && kind != ARTANH) wideDecrement(d);
+      return;
+    }
     if (kind == SINE) {
       wideAdd(d, d, power);
     } else {
@@ -80,7 +83,10 @@ function cosineSeries(d: usize, x: usize): void {
     wideMul(power, power, square);
     wideNegate(power);
     wideDivInt(power, power, n * (n - 1));
-    if (wideExp(power) < wideExp(d) - PRECISION) return;
+    if (wideExp(power) < wideExp(d) - PRECISION) {
+      if (n == 2) wideDecrement(d);
+      return;
+    }
     wideAdd(d, d, power);
   }
 }
@@ -137,10 +143,7 @@ function reduce(d: usize): void {
     sign = 1;
     quadrant += 1;
   }
-  // normalised by adding to zero
-  wideSet(d, 0, 0, 0, 0);
-  if (hi != 0) wideSet(d, sign, -<i32>clz(hi), clz(hi) == 0 ? hi : (hi << clz(hi)) | (lo >> (64 - clz(hi))), lo << clz(hi));
-  else if (lo != 0) wideSet(d, sign, -64 - <i32>clz(lo), lo << clz(lo), 0);
+  wideNormal(d, sign, 0, hi, lo);
 }
 
 /** Sine of a to slot 2, cosine to slot 3. */
@@ -192,13 +195,16 @@ function trigonometric(kind: u32): void {
     return;
   }
   sineAndCosine();
-  if (kind == TAN) wideDiv(slot(2), slot(2), slot(3));
-  wideResult(kind == COS ? slot(3) : slot(2), false);
+  if (kind == TAN) {
+    if (aExp < -64) wideFromA(slot(2)); // a little more than that
+    else wideDiv(slot(2), slot(2), slot(3));
+  }
+  wideResult(kind == COS ? slot(3) : slot(2));
   if (!storeResult(0, 64) || !pushes) return;
   if (kind == TAN) {
     push(0x8000000000000000, 16383);
   } else {
-    wideResult(slot(3), false);
+    wideResult(slot(3));
     round(64, EMIN, EMAX, roundingControl(), masked());
     push(packSig80(), packWord80());
   }
@@ -244,7 +250,7 @@ function quarterPi(n: u32, sign: u32): void {
   wideSet(slot(1), sign, -1, PI_HIGH, PI_LOW);
   wideInt(slot(2), n);
   wideMul(slot(1), slot(1), slot(2));
-  wideResult(slot(1), false);
+  wideResult(slot(1));
 }
 
 /** FPATAN: ST(1) = angle of the point (ST(0), ST(1)), then pop (SDM vol. 2, table 3-30). */
@@ -289,7 +295,7 @@ export function angle(): void {
       wideSub(angleSlot, x, angleSlot);
     }
     if (sign != 0) wideNegate(angleSlot);
-    wideResult(angleSlot, false);
+    wideResult(angleSlot);
   }
   if (storeResult(1, 64)) pop();
 }
@@ -316,7 +322,7 @@ export function powerLessOne(): void {
     wideSet(slot(2), 0, -1, 0xb17217f7d1cf79ab, 0xc9e3b39803f2f6af); // ln 2
     wideMul(slot(1), slot(1), slot(2));
     exponentialSeries(slot(3), slot(1));
-    wideResult(slot(3), false);
+    wideResult(slot(3));
   }
   storeResult(0, 64);
 }
@@ -344,11 +350,14 @@ function binaryLogarithm(d: usize, x: usize): void {
   wideAdd(d, d, slot(5));
 }
 
-/** Slot a times operand b becomes the result. */
+/** Slot a times operand b becomes the result. One that is exact counts as inexact all the same, as CPUs have it. */
 function multiplyByB(a: usize, exact: bool): void {
   wideSet(slot(6), bSign, bExp, bSig, 0);
   wideMul(a, a, slot(6));
-  wideResult(a, exact);
+  wideResult(a);
+  if (!exact) return;
+  setR(wideSign(a), wideExp(a), wideHigh(a), wideLow(a));
+  raise(wideExp(a) < EMIN ? INEXACT | UNDERFLOW : INEXACT);
 }
 
 /** Settles the product of b and a logarithm of sign `logarithm` (-1, 0, 1) where either is zero or b infinite; false where it must be computed. */
@@ -415,7 +424,7 @@ export function logarithm(): void {
   if (storeResult(1, 64)) pop();
 }
 
-/** FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here right for all ST(0) > -1, and ST(1) below. */
+/** FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here right for all ST(0) > -1, and ST(0) itself below. */
 export function logarithmPlusOne(): void {
   if (!bothUsed(0, 1, 1, true)) return;
   begin();
@@ -432,7 +441,7 @@ export function logarithmPlusOne(): void {
   } else if (aSign != 0 && aClass == IS_INFINITE) {
     setInvalid();
   } else if (aSign != 0 && aExp >= 0 && bClass == IS_FINITE) {
-    setR(bSign, bExp, bSig, 0);
+    resultFromA();
     raise(INEXACT);
   } else if (aClass == IS_INFINITE) {
     if (bClass == IS_ZERO) setInvalid();

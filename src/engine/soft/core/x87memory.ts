@@ -4,7 +4,7 @@ import { ea } from './record';
 import { probeWrite, rd16, rd32, rd64, wr16, wr32, wr64 } from './memory';
 import {
   aClass, aSig, aSign, DENORMAL, denormalOperand, INEXACT, integerOfA, INVALID, IS_FINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, pack32, pack64, packSig80,
-  packWord80, raise, raised, resultFromA, round, unpack32, unpack64, unpackInt,
+  packWord80, raise, raised, resultFromA, round, setRaised, unpack32, unpack64, unpackInt,
 } from './softfloat80';
 import {
   INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, noteOperand, pop, push, roundingControl, setC1, signal, signalRounded, st, stackFault,
@@ -109,6 +109,7 @@ function mayStore(): bool {
 
 function finishStore(pops: bool): void {
   const stored = mayStore();
+  if (!stored) setRaised(raised & ~INEXACT); // nothing was rounded
   signalRounded();
   if (stored && pops) pop();
 }

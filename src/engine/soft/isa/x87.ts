@@ -86,11 +86,11 @@ export const x87Rows: readonly Row[] = [
   ['DB /3 m', 'FISTP m32'],
   ['DB /5 m', 'FLD m80'],
   ['DB /7 m', 'FSTP m80'],
-  ['DB =E0', 'FENI', 'h:FNOP'], // 8087 and 80287 only; no operation since
-  ['DB =E1', 'FDISI', 'h:FNOP'],
+  ['DB =E0', 'FNENI', 'h:FNENI'], // 8087 and 80287 only; no operation since
+  ['DB =E1', 'FNDISI', 'h:FNENI'],
   ['DB =E2', 'FNCLEX'],
   ['DB =E3', 'FNINIT'],
-  ['DB =E4', 'FSETPM', 'h:FNOP'],
+  ['DB =E4', 'FNSETPM', 'h:FNENI'],
   ['DB /5 r', 'FUCOMI ST(0),ST(i)'],
   ['DB /6 r', 'FCOMI ST(0),ST(i)'],
 
