@@ -34,7 +34,8 @@ export function install() {
   const marker = join(root, 'node_modules/.package-lock.json');
   if (existsSync(marker) && newest(marker) >= newest(join(root, 'package-lock.json'))) return;
   console.error('portcullis: installing dependencies');
-  run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { stdio: ['ignore', 2, 2] });
+  // Not `npm ci`: it refuses a lock file that lacks the optional packages of other platforms, which a partial mirror cannot list.
+  run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], { stdio: ['ignore', 2, 2] });
 }
 
 /** Builds unless the build is newer than the sources. */
