@@ -204,6 +204,16 @@ import { execX87 } from '../x87';
 
 const RSP = GPR + 32;
 
+/** Charges the block at \`op\`, unless the loop has to look at events or the budget first. */
+// @ts-ignore: decorator
+@inline
+function mayEnter(c: usize, op: usize): bool {
+  const budget = load<i64>(c, BUDGET);
+  if (budget <= 0 || load<u32>(c, EVENTS) != 0) return false;
+  store<i64>(c, budget - <i64>load<u8>(op, OP_LEFT), BUDGET);
+  return true;
+}
+
 /** Executes from RIP until an exit; the result is EXIT_*. The host sets BUDGET (instructions, > 0) first. */
 export function run(): i32 {
   const c = cpu;
@@ -246,7 +256,7 @@ export function run(): i32 {
       }
       case 1: { // END: the block goes on elsewhere
         const linked: usize = load<u32>(op, OP_FALL);
-        if (linked != 0) { op = linked; break; }
+        if (linked != 0) { op = linked; if (mayEnter(c, op)) continue; break; }
         const to = <u64>load<u16>(op, OP_OFFSET);
         rip = wrapRip(load<u64>(c, PAGE_BASE) + to); patch = to < 4096 ? op + OP_FALL : 0; op = 0; break;
       }

@@ -4,7 +4,7 @@
  * execute in core/integer.ts, which reads sizes and forms from the record.
  *
  * In a body, `c` is the state block and `op` the record. A body of kind `next` falls through to the following record. A body of kind `jump` sets `op` to the
- * next record, or sets `op = 0` with `rip` (and `patch`, the link to fill in, or 0), and breaks.
+ * next record and continues (or breaks for the loop to look at events), or sets `op = 0` with `rip` (and `patch`, the link to fill in, or 0) and breaks.
  */
 import { CONDITIONS } from './integer.ts';
 import type { Instruction } from './row.ts';
@@ -138,9 +138,19 @@ const jump = (name: string, body: string): Handler => ({ name, body, kind: 'jump
 
 const NEXT_RIP = 'load<u64>(c, PAGE_BASE) + <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)';
 const PUSH = (value: string) => `const sp = load<u64>(c, RSP) - 8; wr64(sp, ${value}); store<u64>(c, sp, RSP);`;
-/** Takes the link of a direct branch; when it is not made yet, asks the loop to make it if the target lies in the same page. */
-const TAKE = `const linked: usize = load<u32>(op, OP_TAKEN); if (linked != 0) { op = linked; break; }
-        const to = load<u64>(op, OP_IMM); rip = load<u64>(c, PAGE_BASE) + to; patch = to < 4096 ? op + OP_TAKEN : 0; op = 0; break;`;
+/** A transfer to a non-canonical address faults before it has changed anything (SDM vol. 2, JMP, CALL, RET). */
+const CANONICAL = 'if (<u64>((<i64>rip << 16) >> 16) != rip) faultCode(13, 0);';
+/** Goes on at the record `found`: at once (worth 15 % in branchy code), or by way of the loop when there is something to look at. */
+const ENTER = (found: string) => `op = ${found}; if (mayEnter(c, op)) continue; break;`;
+/** Goes on at `rip`, by the jump cache. */
+const JUMP = `const entry = jumpEntry(rip); patch = 0;
+        if (load<u64>(entry) == rip && load<u32>(entry, 8) == key) { store<u64>(c, rip & ~0xfff, PAGE_BASE); ${ENTER('load<u32>(entry, 12)')} }
+        op = 0; break;`;
+/** Takes the link at `link` of a direct branch to `to` (from PAGE_BASE); when it is not made yet, asks the loop to make it if the target lies in the page. */
+const TAKE = (link: string, to: string, otherPage: string) => `const linked: usize = load<u32>(${link}); if (linked != 0) { ${ENTER('linked')} }
+        const to: u64 = ${to}; rip = load<u64>(c, PAGE_BASE) + to; if (to < 4096) { patch = ${link}; op = 0; break; } ${otherPage}`;
+/** JMP and CALL with a relative target. */
+const DIRECT = TAKE('op + OP_TAKEN', 'load<u64>(op, OP_IMM)', JUMP);
 
 function branch(row: Instruction, memory: boolean): Handler | undefined {
   const target = memory ? 'rd64(eaFlat(op))' : 'load<u64>(load<u32>(op, OP_A))';
@@ -149,17 +159,18 @@ function branch(row: Instruction, memory: boolean): Handler | undefined {
     case 'JCC': {
       const code = row.opcode & 15;
       return jump(`J${CONDITIONS[code]}`, `const taken: usize = ${condition(code)} ? 4 : 0;
-        const linked: usize = load<u32>(op + taken, OP_FALL); if (linked != 0) { op = linked; break; }
-        const to: u64 = taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH);
-        rip = load<u64>(c, PAGE_BASE) + to; patch = to < 4096 ? op + OP_FALL + taken : 0; op = 0; break;`);
+        ${TAKE('op + OP_FALL + taken', 'taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)',
+          'patch = 0; op = 0; break;')}`);
     }
-    case 'JMP_J': return jump('JMP', TAKE);
-    case 'CALL_J': return jump('CALL', `${PUSH(NEXT_RIP)} ${TAKE}`);
-    case 'JMP_E': return jump(`JMP_${place}`, `rip = ${target}; patch = 0; op = 0; break;`);
-    case 'CALL_E': return jump(`CALL_${place}`, `const to = ${target}; ${PUSH(NEXT_RIP)} rip = to; patch = 0; op = 0; break;`);
-    case 'RET': return jump('RET', 'const sp = load<u64>(c, RSP); rip = rd64(sp); store<u64>(c, sp + 8, RSP); patch = 0; op = 0; break;');
-    case 'RET_Iw':
-      return jump('RET_i', 'const sp = load<u64>(c, RSP); rip = rd64(sp); store<u64>(c, sp + 8 + <u64>load<u16>(op, OP_IMM), RSP); patch = 0; op = 0; break;');
+    case 'JMP_J': return jump('JMP', DIRECT);
+    case 'CALL_J': return jump('CALL', `${PUSH(NEXT_RIP)} ${DIRECT}`);
+    case 'JMP_E': return jump(`JMP_${place}`, `rip = ${target}; ${CANONICAL} ${JUMP}`);
+    case 'CALL_E': return jump(`CALL_${place}`, `rip = ${target}; ${CANONICAL} ${PUSH(NEXT_RIP)} ${JUMP}`);
+    case 'RET':
+    case 'RET_Iw': {
+      const extra = row.handler === 'RET' ? '' : ' + <u64>load<u16>(op, OP_IMM)';
+      return jump(row.handler, `const sp = load<u64>(c, RSP); rip = rd64(sp); ${CANONICAL} store<u64>(c, sp + 8${extra}, RSP); ${JUMP}`);
+    }
     default: return undefined;
   }
 }
