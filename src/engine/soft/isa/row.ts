@@ -79,7 +79,11 @@ export function parseRow(row: Row, family: Family, index: number): Instruction {
   if (words[0] === '0F' && words.length > 1) {
     words.shift();
     map = 1;
-    if ((words[0] === '38' || words[0] === '3A') && /^[0-9A-F]{2}$/.test(words[1] ?? '')) map = words.shift() === '38' ? 2 : 3;
+    const second = words.at(0);
+    if ((second === '38' || second === '3A') && /^[0-9A-F]{2}$/.test(words[1] ?? '')) {
+      words.shift();
+      map = second === '38' ? 2 : 3;
+    }
   }
   const opcodeText = words.shift() ?? '';
   if (!/^[0-9A-F]{2}$/.test(opcodeText)) fail('opcode byte expected');
