@@ -189,4 +189,29 @@ export function eventTests(boot: Boot): void {
     expect(guest.get('rcx')).toBe(0n);
     expect(guest.engine.memory.bytes[SMALL + 0x100f]).toBe(0x11);
   });
+
+  test('a handler that faults before its first instruction ends in the budget, not in a hang', () => {
+    const guest = boot();
+    guest.gate(14, SMALL, { ist: 1 });
+    guest.put64(PT, 0n);
+    guest.put(CODE, 'ff 20'); // jmp *(%rax)
+    guest.set('rax', SMALL);
+    expect(guest.run(100_000).kind).toBe('budget');
+  });
+
+  test('a stack in device memory swallows what is pushed', () => {
+    const guest = boot();
+    guest.set('rsp', 0x4000_1000);
+    guest.put(CODE, 'cc');
+    expect(guest.run()).toMatchObject({ kind: 'mmio', write: true }); // the handler's own push
+    expect(guest.get('rip')).toBe(BigInt(0x8000 + 16 * 3));
+  });
+
+  test('a non-canonical stack pointer is #SS(0)', () => {
+    const guest = boot();
+    guest.gate(12, 0x8000 + 16 * 12, { ist: 1 });
+    guest.set('rsp', 1n << 50n);
+    guest.put(CODE, '50');
+    expect(guest.runToHandler()).toMatchObject({ vector: 12, errorCode: 0, rip: CODE });
+  });
 }

@@ -6,7 +6,7 @@ import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
   BUDGET, COUNT, CPL, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
-  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT, REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW,
+  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT, REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW, SHADOW_COUNT,
   TIME_OFFSET, TRAPS,
 } from './core/layout.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
@@ -175,7 +175,8 @@ export class SoftCpu implements Cpu {
   // ---- Events ----------------------------------------------------------------------------------------------------------------
 
   get canInterrupt(): boolean {
-    return (this.get(RFLAGS) & IF) !== 0 && this.get(SHADOW) === 0 && this.get(INJECTED) === 0 && this.get(FORCED_TYPE) === 0 && this.get(TRAPS) === 0
+    const shadow = this.get(SHADOW) !== 0 && this.getLong(COUNT) === this.getLong(SHADOW_COUNT);
+    return (this.get(RFLAGS) & IF) !== 0 && !shadow && this.get(INJECTED) === 0 && this.get(FORCED_TYPE) === 0 && this.get(TRAPS) === 0
       && this.get(REPLAY_COUNT) === 0 && (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0);
   }
 

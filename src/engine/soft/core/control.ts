@@ -29,16 +29,15 @@ const SMAP: u64 = 1 << 21;
 const LME: u64 = 1 << 8;
 const LMA: u64 = 1 << 10;
 
+/** `index`: 0, 2, 3, 4 or 8. */
 export function readControl(index: u32): u64 {
   switch (index) {
     case 0: return load<u64>(cpu, CR0);
     case 2: return load<u64>(cpu, CR2);
     case 3: return load<u64>(cpu, CR3);
     case 4: return load<u64>(cpu, CR4);
-    case 8: return load<u64>(cpu, CR8);
-    default: fault(6);
+    default: return load<u64>(cpu, CR8);
   }
-  return 0;
 }
 
 export function writeControl(index: u32, value: u64): void {
@@ -47,11 +46,9 @@ export function writeControl(index: u32, value: u64): void {
     case 2: store<u64>(cpu, value, CR2); break;
     case 3: writeCr3(value); break;
     case 4: writeCr4(value); break;
-    case 8:
+    default:
       if (value >> 4) faultCode(13, 0);
       store<u64>(cpu, value, CR8);
-      break;
-    default: fault(6);
   }
 }
 

@@ -12,7 +12,7 @@ import { isCanonical } from './paging';
 import { push, stackPointer, useCurrentStack, useFlatStack, useStack } from './stack';
 import { switchTask, TASK_CALL } from './tasks';
 import { updateContext } from './views';
-import { CPL, EVENT_TYPE_EXCEPTION, EVENT_TYPE_SOFTWARE, EXTERNAL, GPR, IDTR_BASE, IDTR_LIMIT, NO_CODE, RIP } from './layout';
+import { BUDGET, CPL, DELIVERY, EVENT_TYPE_EXCEPTION, EVENT_TYPE_SOFTWARE, EXTERNAL, GPR, IDTR_BASE, IDTR_LIMIT, NO_CODE, RIP } from './layout';
 
 const TF: u64 = 0x100;
 const IF: u64 = 0x200;
@@ -24,10 +24,14 @@ const AC: u64 = 0x40000;
 /** Delivers to `vector`. `code`: error code or NO_CODE. */
 export function deliver(vector: u32, type: u32, code: u32): void {
   store<u32>(cpu, type == EVENT_TYPE_SOFTWARE ? 0 : 1, EXTERNAL);
+  store<u32>(cpu, 1, DELIVERY);
+  // A delivery takes the time of an instruction: a handler that faults at once must not hold the CPU for ever.
+  store<i64>(cpu, load<i64>(cpu, BUDGET) - 1, BUDGET);
   if (!protectedMode()) deliverReal(vector);
   else if (longMode()) deliverLong(vector, type, code);
   else deliverLegacy(vector, type, code);
   store<u32>(cpu, 0, EXTERNAL);
+  store<u32>(cpu, 0, DELIVERY);
 }
 
 /** #GP or #NP for a bad IDT entry. */

@@ -5,27 +5,23 @@ import { unwind } from './shared';
 import { dropAllCode, codeWritten } from './blocks';
 import { clearReplay } from './mmio';
 import { getFlags, setFlags } from './flags';
-import { currentRip } from './record';
+import { currentRip, OP_SEG } from './record';
+import { SS } from './segments';
 import { deliver } from './deliver';
 import { selectArray, refreshView } from './views';
-import { run, settle } from './run';
+import { instructionsNow, run, settle } from './run';
 import {
-  CR2, CUR_OP, DELIVERING, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENTS, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_STEP, EVENT_STEPPED,
+  BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENTS, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_STEP, EVENT_STEPPED,
   EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EXIT_ADDRESS, EXIT_BUDGET,
   EXIT_CODE, EXIT_EVENT, EXIT_FETCH, EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
-  FORCED_VECTOR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT, PENDING_NONE,
-  PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
+  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT, PENDING_NONE,
+  PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, SHADOW_COUNT, SHADOW_DEBUG, SHADOW_INTERRUPTS, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
 } from './layout';
 
 // RFLAGS
 const TF: u32 = 0x100;
 const IF: u32 = 0x200;
 const RF: u32 = 0x10000;
-
-// SHADOW: NEXT is set by the instruction that begins the shadow, NOW while the instruction in it runs; DEBUG: debug traps wait too (MOV SS).
-export const SHADOW_NOW: u32 = 1;
-export const SHADOW_NEXT: u32 = 2;
-export const SHADOW_DEBUG: u32 = 4;
 
 const DR6_BS: u32 = 0x4000;
 
@@ -46,9 +42,11 @@ export function pageFault(la: u64, code: u32): void {
   faultWith(14, code);
 }
 
-/** A non-canonical address. */
-export function canonicalFault(): void {
-  faultWith(13, 0);
+/** A non-canonical data address: #SS(0) where the stack segment is meant, else #GP(0). PUSH, POP and CALL have two addresses: that near RSP is the stack's. */
+export function canonicalFault(la: u64): void {
+  const op: usize = load<u32>(cpu, CUR_OP);
+  const stack = op != 0 && (load<u8>(op, OP_SEG) == SS || la - load<u64>(cpu, GPR + 32) + 16 <= 32);
+  faultWith(stack ? 12 : 13, 0);
 }
 
 function faultWith(vector: u32, code: u32): void {
@@ -99,6 +97,7 @@ export function unwound(): i32 {
   settle();
   store<u32>(cpu, 0, REPLAY_INDEX);
   store<u32>(cpu, 0, EXTERNAL);
+  store<u32>(cpu, 0, DELIVERY);
   let code: i32 = load<u32>(cpu, PENDING_VECTOR);
   if (kind == PENDING_FAULT) {
     clearReplay();
@@ -106,6 +105,8 @@ export function unwound(): i32 {
     store<u32>(cpu, 0, TRAPS);
     code = raise(code, load<u32>(cpu, PENDING_CODE));
   } else updateStep();
+  settle(); // COUNT includes the delivery
+  if (code == 0 && load<i64>(cpu, BUDGET) <= 0) code = EXIT_BUDGET;
   if (code != 0) store<u64>(cpu, getFlags(), RFLAGS);
   return code;
 }
@@ -201,10 +202,9 @@ export function pollEvents(): i32 {
     clearReplay();
     updateStep();
   }
-  const shadow = load<u32>(cpu, SHADOW);
-  if (shadow & SHADOW_NEXT) store<u32>(cpu, (shadow & SHADOW_DEBUG) | SHADOW_NOW, SHADOW);
-  if (events & EVENT_TRAP && !(shadow & SHADOW_DEBUG)) return debugTrap();
-  if (shadow == 0) {
+  const held = shadow();
+  if (events & EVENT_TRAP && !(held & SHADOW_DEBUG)) return debugTrap();
+  if (held == 0) {
     if (events & EVENT_NMI) return takeNmi();
     if (events & EVENT_INTERRUPT) return takeInterrupt();
     if (events & EVENT_WINDOW) {
@@ -212,8 +212,18 @@ export function pollEvents(): i32 {
       store<u32>(cpu, 0, WINDOW_WANTED);
       return EXIT_WINDOW;
     }
+  } else if (events & (EVENT_TRAP | EVENT_NMI | EVENT_INTERRUPT | EVENT_WINDOW)) {
+    setEvent(EVENT_STEP); // exactly the instruction in the shadow, then look again
+    return beginStep();
   }
-  if (events & EVENT_STEP) return beginStep();
+  return events & EVENT_STEP ? beginStep() : 0;
+}
+
+/** SHADOW_* bits that hold now: for one instruction after that which began the shadow. */
+function shadow(): u32 {
+  const bits = load<u32>(cpu, SHADOW);
+  if (bits == 0 || instructionsNow() == load<u64>(cpu, SHADOW_COUNT)) return bits;
+  store<u32>(cpu, 0, SHADOW);
   return 0;
 }
 
@@ -292,10 +302,8 @@ function codeBreakpoints(): u32 {
 export function afterStep(): void {
   clearReplay();
   const began = load<u32>(cpu, STEP_FLAGS);
-  const shadow = load<u32>(cpu, SHADOW);
-  if (began & TF) store<u32>(cpu, load<u32>(cpu, TRAPS) | DR6_BS, TRAPS);
+  if (began & TF && !(shadow() & SHADOW_DEBUG)) store<u32>(cpu, load<u32>(cpu, TRAPS) | DR6_BS, TRAPS);
   if (began & RF) setFlags(getFlags() & ~(<u64>RF));
-  if (shadow & SHADOW_NOW) store<u32>(cpu, 0, SHADOW);
   if (load<u32>(cpu, TRAPS) != 0) setEvent(EVENT_TRAP);
   updateStep();
 }
@@ -303,8 +311,7 @@ export function afterStep(): void {
 /** EVENT_STEP is wanted while anything must be looked at after each instruction. */
 export function updateStep(): void {
   const flags = <u32>load<u64>(cpu, RFLAGS);
-  const wanted = (flags & (TF | RF)) != 0 || (<u32>load<u64>(cpu + 56, DR) & 0xff) != 0 || load<u32>(cpu, SHADOW) != 0
-    || load<u32>(cpu, REPLAY_COUNT) != 0;
+  const wanted = (flags & (TF | RF)) != 0 || (<u32>load<u64>(cpu + 56, DR) & 0xff) != 0 || load<u32>(cpu, REPLAY_COUNT) != 0;
   if (wanted) setEvent(EVENT_STEP);
   else clearEvent(EVENT_STEP);
 }
@@ -325,10 +332,10 @@ export function updateWaiting(): void {
   if (load<u32>(cpu, NMI_PENDING) != 0 && load<u32>(cpu, NMI_BLOCKED) == 0) setEvent(EVENT_NMI);
 }
 
-/** Begins the shadow of STI, or (with `debug`) of MOV SS and POP SS: the next instruction runs before anything is delivered. */
+/** Begins the shadow of STI, or (with `debug`) of MOV SS and POP SS, the running instruction: the next one runs before anything is delivered. */
 export function beginShadow(debug: bool): void {
-  store<u32>(cpu, SHADOW_NEXT | (debug ? SHADOW_DEBUG : 0), SHADOW);
-  updateStep();
+  store<u32>(cpu, debug ? SHADOW_INTERRUPTS | SHADOW_DEBUG : SHADOW_INTERRUPTS, SHADOW);
+  store<u64>(cpu, instructionsNow() + 1, SHADOW_COUNT);
 }
 
 /** Drops decoded code that other CPUs or the host have overwritten. */

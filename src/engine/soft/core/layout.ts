@@ -49,7 +49,7 @@ export const DR = 0x2d0; // 8 x u64
 export const CPL = 0x310; // u32
 export const MODE = 0x314; // u32: 0 = 16-bit code, 1 = 32-bit code, 2 = 64-bit code (CS.L), decode mode
 export const FPU_OK = 0x318; // u32: bit 0 x87/MMX usable, bit 1 SSE usable (CR0, CR4 and the view taken together)
-export const SHADOW = 0x31c; // u32: interrupts are held back for one instruction; see SHADOW_* in events.ts
+export const SHADOW = 0x31c; // u32: interrupts are held back for one instruction: 0, SHADOW_INTERRUPTS or with SHADOW_DEBUG (see SHADOW_COUNT)
 export const SHARED = 0x320; // u32, address of the block that all CPUs share
 export const TLB = 0x324; // u32, current translation array
 export const TLB_SYS = 0x328; // u32, array of implicit supervisor accesses
@@ -97,6 +97,8 @@ export const EXTERNAL = 0x418; // u32, EXT bit of error codes: 1 while an event 
 export const DROPPED_COUNT = 0x41c; // u32, pages written by others whose decoded code must go; above DROPPED_MAX: all code
 export const DROPPED = 0x420; // 32 x u32
 export const DROPPED_MAX = 32;
+export const SHADOW_COUNT = 0x4b8; // u64, instructions completed as the shadow began: while no more are, it holds
+export const DELIVERY = 0x4c0; // u32, 1 while an event is delivered: device memory does not answer then
 export const RESTART_RIP = 0x4b0; // u64, RIP of the RDMSR or WRMSR that left by an exit
 export const FILLS = 0x4a0; // u64, TLB fills
 export const FLUSHES = 0x4a8; // u64, translation sets cleared
@@ -150,6 +152,8 @@ export const EXIT_SHUTDOWN = 10;
 export const EXIT_DEBUG = 11;
 export const EXIT_KICK = 12;
 
+export const SHADOW_INTERRUPTS = 1; // STI
+export const SHADOW_DEBUG = 2; // MOV SS, POP SS: debug traps wait too
 export const NO_CODE = 0x10000; // "no error code", "no vector"
 export const PENDING_NONE = 0;
 export const PENDING_FAULT = 1; // an exception; PENDING_VECTOR, _CODE, _ADDRESS

@@ -14,7 +14,8 @@ import { cpu } from './state';
 import { frames, shared } from './shared';
 import { codeWritten } from './blocks';
 import { mmioRead, mmioWrite, watched } from './mmio';
-import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch } from './paging';
+import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch, isCanonical } from './paging';
+import { canonicalFault } from './events';
 import { DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
   SET_HEADER, TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SET_SIZE, TLB_SYS } from './layout';
 
@@ -209,19 +210,27 @@ function writeSlow(la: u64, size: u32, v: u64): void { writeVia(tlb, la, size, v
 function modifySlow(la: u64, size: u32): u64 { return modifyVia(tlb, la, size); }
 
 function readSlow128(la: u64): v128 {
+  if (crosses(la, 16)) checkLast(la, 16);
   const low = readVia(tlb, la, 8);
   const high = readVia(tlb, la + 8, 8);
   return i64x2.replace_lane(i64x2.splat(low), 1, high);
 }
 
 function writeSlow128(la: u64, v: v128): void {
-  if (crosses(la, 16)) probeWrite(la, 16);
+  if (crosses(la, 16)) {
+    checkLast(la, 16);
+    probeWrite(la, 16);
+  }
   writeVia(tlb, la, 8, i64x2.extract_lane(v, 0));
   writeVia(tlb, la + 8, 8, i64x2.extract_lane(v, 1));
 }
 
 function crosses(la: u64, size: u32): bool {
   return ((<u32>la) & 0xfff) + size > 0x1000;
+}
+/** An access that runs into the non-canonical hole faults for that before its first page is looked at. */
+function checkLast(la: u64, size: u32): void {
+  if (!isCanonical(la + size - 1)) canonicalFault(la);
 }
 function nextPage(la: u64): u64 {
   return (la & ~0xfff) + 0x1000;
@@ -238,6 +247,7 @@ function translate(array: usize, la: u64, access: u32): usize {
 /** `size` <= 8. Any crossing is read byte by byte, in ascending order. */
 export function readVia(array: usize, la: u64, size: u32): u64 {
   if (crosses(la, size)) {
+    checkLast(la, size);
     let value: u64 = 0;
     for (let i: u32 = 0; i < size; i++) value |= readVia(array, la + i, 1) << (i << 3);
     return value;
@@ -257,6 +267,7 @@ function loadHost(host: usize, size: u32): u64 {
 
 function modifyVia(array: usize, la: u64, size: u32): u64 {
   if (crosses(la, size)) {
+    checkLast(la, size);
     translate(array, la, ACCESS_WRITE);
     translate(array, nextPage(la), ACCESS_WRITE);
     return readVia(array, la, size);
@@ -269,6 +280,7 @@ function modifyVia(array: usize, la: u64, size: u32): u64 {
 
 export function writeVia(array: usize, la: u64, size: u32, value: u64): void {
   if (crosses(la, size)) {
+    checkLast(la, size);
     translate(array, la, ACCESS_WRITE);
     translate(array, nextPage(la), ACCESS_WRITE);
     for (let i: u32 = 0; i < size; i++) writeVia(array, la + i, 1, value >> (i << 3));

@@ -6,7 +6,7 @@ import { unwind } from './shared';
 import { walkGpa, walkRefused } from './paging';
 import { currentRipOrNext } from './events';
 import {
-  CR4, DR, EXIT_EXTENSIONS, EXIT_GPA, EXIT_MMIO, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, PENDING, PENDING_EXIT, PENDING_VECTOR, REPLAY,
+  CR4, DELIVERY, DR, EXIT_EXTENSIONS, EXIT_GPA, EXIT_MMIO, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, PENDING, PENDING_EXIT, PENDING_VECTOR, REPLAY,
   REPLAY_COUNT, REPLAY_INDEX, REPLAY_MAX, REPLAY_RIP, TRAPS,
 } from './layout';
 
@@ -41,7 +41,7 @@ function suspend(code: u32): void {
 /** One access of 1, 2 or 4 bytes at `gpa`. */
 function access(gpa: u64, size: u32, write: bool, value: u32): u32 {
   if (answered()) return nextAnswer();
-  if (logFull()) return 0xffffffff;
+  if (logFull() || load<u32>(cpu, DELIVERY)) return 0xffffffff;
   store<u32>(cpu, size, EXIT_SIZE);
   store<u32>(cpu, write, EXIT_WRITE);
   store<u32>(cpu, value, EXIT_VALUE);

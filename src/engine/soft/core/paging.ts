@@ -4,7 +4,7 @@ import { cpu } from './state';
 import { frames, ram, ramSize } from './shared';
 import { ADDEND, ENTRY_FLAGS, EXECUTE_TAG, READ_TAG, WRITE_TAG, entryAt } from './memory';
 import { watchedPage } from './mmio';
-import { canonicalFault, fetchExit, pageFault } from './events';
+import { canonicalFault, faultCode, fetchExit, pageFault } from './events';
 import {
   CODE_PAGES, CR0, CR3, CR4, EFER, FILLS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, FRAME_CODE, FRAME_NO_EXECUTE, FRAME_NO_READ,
   FRAME_NO_WRITE, LARGE_PAGES, SET_FILLED, SET_HEADER, TLB_ARRAY_SIZE, TLB_SET, VIEW, VIEW_FIXED, VIEW_FIXED_COUNT, VIEW_ID,
@@ -213,7 +213,7 @@ function fixedPage(view: usize, page: u64): usize {
  * memory; 0 means device memory (or RAM that the view may not touch) at `walkGpa`.
  */
 export function fill(array: usize, la: u64, access: u32): usize {
-  if (!isCanonical(la)) canonicalFault();
+  if (!isCanonical(la)) canonicalFault(la);
   const kind = arrayNumber(array);
   const view: usize = load<u32>(cpu, VIEW);
   if (load<u32>(view, VIEW_ID) != 0 && kind != ARRAY_USER) {
@@ -255,7 +255,7 @@ function fillFixed(array: usize, la: u64, access: u32, fixed: usize): usize {
 
 /** The slow path of `fetchHost`. */
 export function fillFetch(array: usize, la: u64): usize {
-  if (!isCanonical(la)) canonicalFault();
+  if (!isCanonical(la)) faultCode(13, 0);
   const kind = arrayNumber(array);
   const view: usize = load<u32>(cpu, VIEW);
   const page = la & ~0xfff;

@@ -63,11 +63,11 @@ export function execSystem(op: usize): i32 {
     case RDBASE: readBase(op); break;
     case WRBASE: writeBase(op); break;
     case MOV_C_R:
-      requireSupervisor();
+      requireControl(op);
       writeControl(load<u8>(op, OP_REG), native(gpr(load<u8>(op, OP_RM))));
       break;
     case MOV_R_C:
-      requireSupervisor();
+      requireControl(op);
       writeNative(gpr(load<u8>(op, OP_RM)), readControl(load<u8>(op, OP_REG)));
       break;
     case MOV_D_R:
@@ -162,6 +162,12 @@ export function execSystem(op: usize): i32 {
 
 function requireSupervisor(): void {
   if (load<u32>(cpu, CPL) != 0) faultCode(13, 0);
+}
+/** Control registers that do not exist are #UD at any privilege. */
+function requireControl(op: usize): void {
+  const index = load<u8>(op, OP_REG);
+  if (index != 0 && index != 2 && index != 3 && index != 4 && index != 8) fault(6);
+  requireSupervisor();
 }
 function requireProtected(): void {
   if (!protectedMode()) fault(6);
