@@ -87,7 +87,7 @@ function operandSize(row: Instruction, test: Case): number {
   }
   const rex = prefixes.at(-1) as number;
   if (test.bits === 64 && (rex & 0xf8) === 0x48) return 64;
-  return prefixes.includes(0x66) ? 16 : 32;
+  return prefixes.includes(0x66) === (test.bits === 16) ? 32 : 16;
 }
 
 const TRANSCENDENTAL = /^(FSIN|FCOS|FSINCOS|FPTAN|FPATAN|F2XM1|FYL2X|FYL2XP1)$/;

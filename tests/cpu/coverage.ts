@@ -34,8 +34,8 @@ function conformanceText(): string {
 }
 
 function formOf(line: string, row: Instruction): string {
-  const mode = line.startsWith('32:') ? 32 : 64;
-  const code = Buffer.from((line.split(' ')[0] as string).replace('32:', ''), 'hex');
+  const mode = line.startsWith('16:') ? 16 : line.startsWith('32:') ? 32 : 64;
+  const code = Buffer.from((line.split(' ')[0] as string).replace(/^\d\d:/, ''), 'hex');
   const prefixes: string[] = [];
   let i = 0;
   for (; i < code.length && [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(code[i] as number); i++) {

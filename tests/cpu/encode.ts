@@ -1,5 +1,6 @@
 /** Machine code of one opcode table row with chosen operands (Intel SDM vol. 2, chapter 2). */
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
+import type { Bits } from './layout.ts';
 
 /** A memory operand. `base` 'rip' is RIP-relative, undefined is an absolute address; `form16` is ModRM.rm of 16-bit addressing. */
 export interface Memory {
@@ -12,7 +13,7 @@ export interface Memory {
 }
 
 export interface Choice {
-  bits: 32 | 64;
+  bits: Bits;
   /** Operand size in bits. */
   size: 16 | 32 | 64;
   /** Prefix bytes before all others: LOCK, REP, segment, 67. */
@@ -36,12 +37,13 @@ export function hasVariableSize(row: Instruction): boolean {
 }
 
 /** Operand sizes to try, in bits. */
-export function sizesOf(row: Instruction, bits: 32 | 64): (16 | 32 | 64)[] {
+export function sizesOf(row: Instruction, bits: Bits): (16 | 32 | 64)[] {
   if (!hasVariableSize(row)) return [32];
   const { forced64, default64 } = row.attributes;
-  if (row.prefix === '66' && row.operands.some(({ size }) => size === 'v')) return [16];
+  if (row.prefix === '66' && row.operands.some(({ size }) => size === 'v')) return [bits === 16 ? 32 : 16];
   const with66 = row.prefix !== 'NP' && row.prefix !== '66';
   const small: (16 | 32)[] = with66 ? [16, 32] : [32];
+  if (bits === 16) return with66 ? [16, 32] : [16];
   if (bits === 32) return small;
   if (forced64) return [64];
   if (default64) return with66 ? [16, 64] : [64];
@@ -52,7 +54,7 @@ export function sizesOf(row: Instruction, bits: 32 | 64): (16 | 32 | 64)[] {
 export function encode(row: Instruction, choice: Choice): number[] {
   const { bits, size, rm } = choice;
   const bytes = [...choice.prefixes];
-  if (choice.idle66 || (size === 16 && row.prefix !== '66' && hasVariableSize(row))) bytes.push(0x66);
+  if (choice.idle66 || (size === (bits === 16 ? 32 : 16) && row.prefix !== '66' && hasVariableSize(row))) bytes.push(0x66);
   if (row.prefix === '66' || row.prefix === 'F2' || row.prefix === 'F3') bytes.push(Number.parseInt(row.prefix, 16));
   const memory = typeof rm === 'object' ? rm : undefined;
   let rex = choice.wide || (size === 64 && !row.attributes.default64 && !row.attributes.forced64) ? 8 : 0;
@@ -71,13 +73,13 @@ export function encode(row: Instruction, choice: Choice): number[] {
   return bytes;
 }
 
-function modrm(reg: number, rm: number | Memory, bits: 32 | 64): number[] {
+function modrm(reg: number, rm: number | Memory, bits: Bits): number[] {
   if (typeof rm === 'number') return [0xc0 | (reg << 3) | (rm & 7)];
   const { base, index, scale, displacement, displacementSize } = rm;
   const tail = little(BigInt(displacement), displacementSize);
   const mod = displacementSize === 0 ? 0 : displacementSize === 1 ? 0x40 : 0x80;
   if (rm.form16 !== undefined) return [(rm.form16 === 8 ? 0 : mod) | (reg << 3) | (rm.form16 === 8 ? 6 : rm.form16), ...tail];
-  if (base === 'rip' || (base === undefined && index === undefined && bits === 32)) return [(reg << 3) | 5, ...tail];
+  if (base === 'rip' || (base === undefined && index === undefined && bits !== 64)) return [(reg << 3) | 5, ...tail];
   if (base === undefined) return [(reg << 3) | 4, (scale << 6) | (((index ?? 4) & 7) << 3) | 5, ...tail];
   if (index === undefined && (base & 7) !== 4) return [mod | (reg << 3) | (base & 7), ...tail];
   return [mod | (reg << 3) | 4, (scale << 6) | (((index ?? 4) & 7) << 3) | (base & 7), ...tail];

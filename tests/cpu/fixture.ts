@@ -3,20 +3,20 @@
  *
  *   CODE PROFILE+SEED [inputs] = [outputs]
  *
- * CODE is hex bytes, `32:` before it for 32-bit code. Inputs change the state that profile and seed give (state.ts):
+ * CODE is hex bytes, `32:` or `16:` before it for 32-bit or 16-bit code. Inputs change the state that profile and seed give (state.ts):
  *   rax=HEX  f=HEX (RFLAGS)  at=HEX (where the code lies)  @ADDRESS (64 bytes of operands)  @ADDRESS:BYTES  ~ADDRESS+SIZE (memory not compared)
  *   u=HEX (flags not compared)
  * Outputs say what differs afterwards; numbers are hex, memory and XMM contents are bytes in memory order:
  *   !VECTOR[:ERROR[:CR2]]  ip=HEX  rax=HEX  f=HEX  x0=BYTES  mx=.. cw=.. sw=.. tw=..  p0=BYTES (physical x87 register)  [ADDRESS]=BYTES
  * No `!` means that the code ran to the INT3 behind it.
  */
-import { background, START, WINDOWS } from './layout.ts';
+import { background, type Bits, START, WINDOWS } from './layout.ts';
 import { fill, initialState, Random, type State } from './state.ts';
 
 export interface Patch { address: number; bytes: Uint8Array | 'operands' }
 
 export interface Case {
-  bits: 32 | 64;
+  bits: Bits;
   code: Uint8Array;
   profile: string;
   seed: number;
@@ -55,7 +55,7 @@ export const FIELDS: readonly (readonly [string, number, number])[] = [
   ...Array.from({ length: 16 }, (_, i) => [`x${i}`, 160 + 16 * i, 16] as const),
 ];
 
-export function newCase(bits: 32 | 64, code: Iterable<number>, profile: string, seed: number): Case {
+export function newCase(bits: Bits, code: Iterable<number>, profile: string, seed: number): Case {
   return { bits, code: Uint8Array.from(code), profile, seed, at: START, registers: [], patches: [], ignored: [], undefinedFlags: 0 };
 }
 
@@ -106,7 +106,7 @@ const number = (bytes: Uint8Array): string => bytes.reduceRight((value, byte) =>
 const isText = (field: string): boolean => field[0] === 'x' || field[0] === 'p';
 
 export function formatCase(test: Case): string {
-  const words = [(test.bits === 32 ? '32:' : '') + hexOf(test.code), test.profile + test.seed];
+  const words = [(test.bits === 64 ? '' : `${test.bits}:`) + hexOf(test.code), test.profile + test.seed];
   if (test.at !== START) words.push(`at=${test.at.toString(16)}`);
   if (test.rflags !== undefined) words.push(`f=${test.rflags.toString(16)}`);
   for (const [index, value] of test.registers) words.push(`${NAMES[index]}=${value.toString(16)}`);
@@ -156,7 +156,8 @@ export function parseLine(line: string): { test: Case; expected: Outcome } {
   const [code = '', name = '', ...inputs] = line.slice(0, cut).split(' ');
   const match = /^([a-z]+)(\d+)$/.exec(name);
   if (cut < 0 || match === null) throw new Error(`fixture line not understood: ${line}`);
-  const test = newCase(code.startsWith('32:') ? 32 : 64, bytesOf(code.replace('32:', '')), match[1] as string, Number(match[2]));
+  const bits = code.startsWith('16:') ? 16 : code.startsWith('32:') ? 32 : 64;
+  const test = newCase(bits, bytesOf(bits === 64 ? code : code.slice(3)), match[1] as string, Number(match[2]));
   for (const word of inputs) readInput(test, word);
   return { test, expected: readOutcome(test, line.slice(cut + 2).split(' ').filter((word) => word !== '')) };
 }

@@ -5,8 +5,8 @@
 import type { Family, Instruction } from '../../src/engine/soft/isa/row.ts';
 import { encode, hasVariableSize, type Memory, sizesOf } from './encode.ts';
 import { type Case, newCase } from './fixture.ts';
-import { DATA, DATA_END, LOW, START, STACK } from './layout.ts';
-import { choiceOf, memoryForm, memorySize, type Plan, place, type Target } from './plan.ts';
+import { type Bits, DATA, DATA_END, LOW, START, STACK } from './layout.ts';
+import { addressBits, choiceOf, memoryForm, memorySize, type Plan, place, type Target, usesSmallAddresses } from './plan.ts';
 import { prepare } from './specials.ts';
 import { hasSystemSize, isUserVisible, prepareSystem } from './specials-system.ts';
 import { integer, Random } from './state.ts';
@@ -24,7 +24,7 @@ export function hash(text: string): number {
 export function isGenerated(row: Instruction): boolean { return row.family !== 'system' || isUserVisible(row); }
 
 /** Results that the manual leaves undefined and processors do not agree on (Intel SDM vol. 2, at the instruction), by mnemonic. */
-function isUndefined(row: Instruction, bits: 32 | 64, size: number): boolean {
+function isUndefined(row: Instruction, bits: Bits, size: number): boolean {
   if (row.mnemonic === 'BSWAP') return size === 16;
   if (row.mnemonic === 'MOVSXD') return size === 16; // reads 16 bits on Intel, 32 on AMD
   if (row.family === 'system') return !hasSystemSize(row, size);
@@ -36,7 +36,8 @@ function isUndefined(row: Instruction, bits: 32 | 64, size: number): boolean {
 export function generate(row: Instruction, salt = '', more = 1): Form[] {
   const forms: Form[] = [];
   if (!isGenerated(row)) return forms;
-  for (const bits of [64, 32] as const) {
+  for (const bits of [64, 32, 16] as const) {
+    if (bits === 16 && row.family === 'system') continue; // its conformance tests start in real mode
     if (bits === 64 ? row.attributes.invalid64 : row.attributes.only64) continue;
     for (const size of sizesOf(row, bits)) {
       if (isUndefined(row, bits, size)) continue;
@@ -54,7 +55,7 @@ export function generate(row: Instruction, salt = '', more = 1): Form[] {
 
 type Kind = 'register' | 'memory' | 'memory fault' | 'lock' | 'bad lock' | 'implied' | 'stack';
 
-function kinds(row: Instruction, bits: 32 | 64, size: number): [Kind, Target[]][] {
+function kinds(row: Instruction, bits: Bits, size: number): [Kind, Target[]][] {
   const bytes = memorySize(row, size);
   if (row.attributes.cpl0) return [[row.place === 'memory' ? 'memory' : 'implied', ['aligned']]];
   if (!row.hasModrm || row.exactModrm !== undefined) {
@@ -77,21 +78,21 @@ function kinds(row: Instruction, bits: 32 | 64, size: number): [Kind, Target[]][
   return list;
 }
 
-function usesStack(row: Instruction): boolean { return /^(PUSH|POP|CALL|RET|ENTER|LEAVE)/.test(row.mnemonic); }
+function usesStack(row: Instruction): boolean { return /^(PUSH|POP|CALL|RET$|ENTER|LEAVE)/.test(row.mnemonic); }
 
 /** Cases per target. */
-function weight(row: Instruction, bits: 32 | 64, kind: Kind): number {
+function weight(row: Instruction, bits: Bits, kind: Kind): number {
   if (row.attributes.cpl0) return 1;
   if (kind === 'memory fault' || kind === 'bad lock') return 1;
   if (kind === 'lock') return 2;
-  const rare = bits === 32 && !row.attributes.invalid64;
+  const rare = bits === 16 || (bits === 32 && !row.attributes.invalid64);
   if (kind === 'stack') return rare ? 2 : 5;
   const string = /^(MOVS|CMPS|STOS|LODS|SCAS)$/.test(row.mnemonic) && row.family === 'integer';
   const base = kind === 'memory' ? 2 : string ? 16 : row.family === 'x87' ? (row.operands.length === 0 ? 20 : 8) : 4;
   return rare ? Math.ceil(base / 4) : base;
 }
 
-function build(row: Instruction, bits: 32 | 64, size: 16 | 32 | 64, kind: Kind, target: Target, random: Random): Case | undefined {
+function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, target: Target, random: Random): Case | undefined {
   const memory = kind === 'memory' || kind === 'memory fault' || kind === 'lock' || kind === 'bad lock' || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
   const bytes = needed(row, size);
   const registers = bits === 64 ? 16 : 8;
@@ -107,7 +108,7 @@ function build(row: Instruction, bits: 32 | 64, size: 16 | 32 | 64, kind: Kind, 
     addressOnly: /^(LEA|NOP|PREFETCH)/.test(row.mnemonic),
   };
   if (row.attributes.cpl0) Object.assign(plan, { addressPrefix: false, idle66: false });
-  if (memory) plan.address = place(bits === 32 && plan.addressPrefix ? 'low' : target, bytes, random);
+  if (memory) plan.address = place(usesSmallAddresses(plan) ? 'low' : target, bytes, random);
   if (target === 'noncanonical') plan.address = DATA;
   if (memory && !plan.addressOnly && target !== 'readonly') plan.patches.push({ address: plan.address as number, bytes: 'operands' });
   if (kind === 'lock' || kind === 'bad lock') plan.prefixes.push(0xf0);
@@ -127,12 +128,12 @@ function needed(row: Instruction, size: number): number {
 }
 
 /** Stack pointers that cross a page, run off the mapped pages or are not canonical. */
-function oddStack(bits: 32 | 64, family: Family, random: Random): bigint {
+function oddStack(bits: Bits, family: Family, random: Random): bigint {
   const list = [DATA + 0x1000 + random.below(16), DATA + 0x1000 - random.below(9), DATA_END - random.below(9), DATA + random.below(9), DATA + 0x1803, DATA + 0x1901];
   return bits === 64 && family !== 'system' && random.chance(15) ? random.pick([0x8000_0000_0000n, 0x8000_0000_0000_0000n, 0x8000_0000_0004n]) : BigInt(random.pick(list));
 }
 
-function immediatesOf(row: Instruction, bits: 32 | 64, size: number, random: Random): Plan['immediates'] {
+function immediatesOf(row: Instruction, bits: Bits, size: number, random: Random): Plan['immediates'] {
   const list: Plan['immediates'] = [];
   for (const { kind, size: type } of row.operands) {
     if (kind === 'I') {
@@ -142,7 +143,7 @@ function immediatesOf(row: Instruction, bits: 32 | 64, size: number, random: Ran
       const near = type === 'b' || random.chance(60);
       const far = random.chance(10) ? 0x2000_0000 : random.below(0x700);
       const distance = near ? 16 + random.below(100) : far + 16;
-      list.push({ value: BigInt(random.chance(50) ? distance : -distance - 16), size: type === 'b' ? 1 : bits === 32 && size === 16 ? 2 : 4 });
+      list.push({ value: BigInt(random.chance(50) ? distance : -distance - 16), size: type === 'b' ? 1 : bits !== 64 && size === 16 ? 2 : 4 });
     }
   }
   return list;
@@ -151,7 +152,7 @@ function immediatesOf(row: Instruction, bits: 32 | 64, size: number, random: Ran
 /** MOV to and from an absolute address. */
 function moffs(plan: Plan): void {
   if (!plan.row.operands.some(({ kind }) => kind === 'O')) return;
-  const width = plan.bits === 64 ? (plan.addressPrefix ? 4 : 8) : plan.addressPrefix ? 2 : 4;
+  const width = addressBits(plan) / 8;
   const address = width === 2 ? LOW + 0x100 : plan.random.chance(20) ? DATA_END - 1 : DATA + 0x200 + plan.random.below(0x1c00);
   plan.patches.push({ address, bytes: 'operands' });
   plan.immediates = [{ value: BigInt(address), size: width }];

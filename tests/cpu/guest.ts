@@ -6,11 +6,11 @@
 import type { Cpu, Engine } from '../../src/engine/contract.ts';
 import { hasErrorCode, REG, SEG } from '../../src/engine/contract.ts';
 import { type Case, END, input, normalise, type Outcome, TIMED_OUT } from './fixture.ts';
-import { background, GS_BASE, SELECTOR, WINDOWS } from './layout.ts';
+import { background, CODE, codeSegment, GS_BASE, SELECTOR, WINDOWS } from './layout.ts';
 
 /** The guest kernel's pages, from this linear address: interrupt table, descriptors and TSS, code, stack. */
 const KERNEL = 0xffff_8000_0000_0000n;
-const [IDT, GDT, TSS, STUBS, SCRATCH, STACK_TOP] = [0x0000, 0x1000, 0x1800, 0x2000, 0x3000, 0x5000];
+const [IDT, GDT, LDT, TSS, STUBS, SCRATCH, STACK_TOP] = [0x0000, 0x1000, 0x1400, 0x1800, 0x2000, 0x3000, 0x5000];
 const KERNEL_SIZE = 0x6000;
 const KERNEL_GPA = 0x20_0000;
 const TABLES_GPA = 0x1_0000;
@@ -76,7 +76,8 @@ export class Guest {
       this.vectorIsDefault = !usesVector;
     }
     const frame = STACK_TOP - 40;
-    const words = [BigInt(test.at), BigInt(test.bits === 32 ? SELECTOR.code32 : SELECTOR.code64), state.rflags, state.gpr[4] as bigint, BigInt(SELECTOR.data)];
+    const { selector, base } = codeSegment(test.bits);
+    const words = [BigInt(test.at - base), BigInt(selector), state.rflags, state.gpr[4] as bigint, BigInt(SELECTOR.data)];
     words.forEach((word, i) => { this.put(frame + 8 * i, word); });
     const registers = this.cpu.registers.words;
     registers.set(state.gpr);
@@ -96,8 +97,8 @@ export class Guest {
     const saved = top + (hasErrorCode(vector) ? 8 : 0);
     const gpr = partial.gpr;
     gpr[4] = this.get(saved + 24);
-    if (test.bits === 32) gpr.fill(0n, 8);
-    const rip = this.get(saved);
+    if (test.bits !== 64) gpr.fill(0n, 8);
+    const rip = this.get(saved) + BigInt(codeSegment(test.bits).base);
     return {
       ...partial, vector, gpr, rip: vector === END ? rip - 1n : rip, rflags: this.get(saved + 16),
       error: hasErrorCode(vector) ? Number(this.get(top)) : 0, cr2: vector === 14 ? this.get(SCRATCH) : 0n,
@@ -142,6 +143,7 @@ export class Guest {
   private writeKernel(): void {
     const code = 0x00af_9b00_0000_ffffn, data = 0x00cf_9300_0000_ffffn, user = 0x6000_0000_0000n; // DPL 3
     [0n, 0n, code, data, 0x00cf_9b00_0000_ffffn | user, data | user, code | user].forEach((entry, i) => { this.put(GDT + 8 * i, entry); });
+    this.put(LDT, 0x1000_fb00_0000_ffffn | (BigInt(CODE & 0xff_ffff) << 16n)); // base CODE, 64 KiB, 16-bit code, DPL 3
     const tss = KERNEL + BigInt(TSS);
     this.put(GDT + 0x40, 0x0000_8b00_0000_0067n | ((tss & 0xff_ffffn) << 16n) | (((tss >> 24n) & 0xffn) << 56n));
     this.put(GDT + 0x48, (tss >> 32n) & 0xffff_ffffn);
@@ -173,7 +175,7 @@ export class Guest {
     system.segments[SEG.ss] = { selector: 0x18, base: 0n, limit: 0xffff_ffff, attributes: 0xc093 };
     system.segments[SEG.cs] = { selector: 0x10, base: 0n, limit: 0xffff_ffff, attributes: 0xa09b };
     system.segments[SEG.tr] = { selector: 0x40, base: KERNEL + BigInt(TSS), limit: 0x67, attributes: 0x8b };
-    system.segments[SEG.ldtr] = { selector: 0, base: 0n, limit: 0, attributes: 0x82 };
+    system.segments[SEG.ldtr] = { selector: 0x50, base: KERNEL + BigInt(LDT), limit: 7, attributes: 0x82 };
     system.gdtr = { base: KERNEL + BigInt(GDT), limit: 0x4f };
     system.idtr = { base: KERNEL + BigInt(IDT), limit: 0x1ff };
     Object.assign(system, { cr0: CR0, cr3: BigInt(TABLES_GPA), cr4: CR4, efer: EFER });

@@ -36,5 +36,15 @@ export function background(window: Window): Uint8Array {
 }
 const backgrounds = new Map<Window, Uint8Array>();
 
-/** Linux's user selectors; the guest's descriptor table has the same. */
-export const SELECTOR = { code32: 0x23, data: 0x2b, code64: 0x33 } as const;
+/** Code size: 64-bit code, or 32-bit or 16-bit code in compatibility mode. */
+export type Bits = 16 | 32 | 64;
+
+/**
+ * Linux's user selectors; the guest's descriptor table has the same. `code16` is entry 0 of the local descriptor table: a 16-bit code segment of
+ * 64 KiB whose base is CODE, so that its 16-bit instruction pointers can reach the code window.
+ */
+export const SELECTOR = { code16: 0x07, code32: 0x23, data: 0x2b, code64: 0x33 } as const;
+
+export function codeSegment(bits: Bits): { selector: number; base: number } {
+  return bits === 16 ? { selector: SELECTOR.code16, base: CODE } : { selector: bits === 32 ? SELECTOR.code32 : SELECTOR.code64, base: 0 };
+}

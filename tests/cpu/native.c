@@ -3,13 +3,14 @@
  *
  * Every case ends in an exception: the pages around the code are full of INT3, so that "it ran to its end" is vector 3.
  * One signal handler does everything. It stores the outcome of the case that just ended, writes the next case's registers
- * into the signal frame and returns; the kernel's sigreturn loads them all at once (CS too: 0x23 selects 32-bit code).
+ * into the signal frame and returns; the kernel's sigreturn loads them all at once (CS too: 0x23 selects 32-bit code, 7 the 16-bit code segment of the local table).
  *
  * stdin:  u32 count, u32 zero, then per case  { struct input, then `patches` x { u32 address, u32 length, bytes padded to 8 } }
  * stdout: per case { struct output, then `differences` x { u32 address, u32 length, bytes padded to 8 } }
  * The windows and the background pattern must equal those of layout.ts.
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
@@ -151,6 +152,8 @@ int main(void) {
   }
   if (mprotect((void *)(uintptr_t)windows[READ_ONLY].base, windows[READ_ONLY].size, PROT_READ)) die("mprotect");
   if (syscall(SYS_arch_prctl, ARCH_SET_GS, (unsigned long)GS_BASE)) die("arch_prctl");
+  struct user_desc code16 = { .entry_number = 0, .base_addr = 0x10000000, .limit = 0xffff, .contents = 2 };
+  if (syscall(SYS_modify_ldt, 1, &code16, sizeof code16)) die("modify_ldt");
   __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
   stack_t stack = { .ss_sp = map(0, 1 << 20, PROT_READ | PROT_WRITE), .ss_size = 1 << 20 };
   if (sigaltstack(&stack, 0)) die("sigaltstack");

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UserError } from '../../src/base/errors.ts';
 import { type Case, END, input, memoryBefore, normalise, type Outcome } from './fixture.ts';
-import { SELECTOR, WINDOWS } from './layout.ts';
+import { codeSegment, WINDOWS } from './layout.ts';
 
 const RF = 0x10000n;
 const INPUT_SIZE = 16 * 8 + 16 + 512 + 8;
@@ -52,10 +52,11 @@ function encode(test: Case, { state, patches }: ReturnType<typeof input>): Uint8
   const head = new Uint8Array(INPUT_SIZE);
   const data = new DataView(head.buffer);
   state.gpr.forEach((value, i) => data.setBigUint64(8 * i, value, true));
-  data.setBigUint64(128, BigInt(test.at), true);
+  const { selector, base } = codeSegment(test.bits);
+  data.setBigUint64(128, BigInt(test.at - base), true);
   data.setBigUint64(136, state.rflags, true);
   head.set(state.fx, 144);
-  data.setUint32(656, test.bits === 32 ? SELECTOR.code32 : SELECTOR.code64, true);
+  data.setUint32(656, selector, true);
   data.setUint32(660, patches.length, true);
   return [head, ...patches.map(({ address, bytes }) => {
     const part = new Uint8Array(8 + ((bytes.length + 7) & ~7));
@@ -69,13 +70,13 @@ function encode(test: Case, { state, patches }: ReturnType<typeof input>): Uint8
 function decode(data: DataView, start: number, test: Case, memory: Uint8Array[]): { outcome: Outcome; next: number } {
   const vector = data.getUint32(start, true);
   const gpr = new BigUint64Array(16).map((_, i) => data.getBigUint64(start + 16 + 8 * i, true));
-  const rip = data.getBigUint64(start + 144, true);
+  const rip = data.getBigUint64(start + 144, true) + BigInt(codeSegment(test.bits).base);
   const fx = new Uint8Array(data.buffer, data.byteOffset + start + 160, 512);
   const outcome: Outcome = {
     vector, error: vector >= 8 && vector <= 17 ? data.getUint32(start + 4, true) : 0, cr2: data.getBigUint64(start + 8, true),
     rip: vector === END ? rip - 1n : rip, gpr, rflags: data.getBigUint64(start + 152, true) & ~RF, fx: normalise(fx), memory,
   };
-  if (test.bits === 32) outcome.gpr.fill(0n, 8);
+  if (test.bits !== 64) outcome.gpr.fill(0n, 8);
   let at = start + OUTPUT_SIZE;
   for (let left = data.getUint32(start + 672, true); left > 0; left--) {
     const address = data.getUint32(at, true), length = data.getUint32(at + 4, true);

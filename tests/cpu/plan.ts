@@ -2,7 +2,7 @@
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import type { Choice, Memory } from './encode.ts';
 import type { Patch } from './fixture.ts';
-import { DATA, DATA_END, GS_BASE, LOW, READ_ONLY, STACK } from './layout.ts';
+import { type Bits, DATA, DATA_END, GS_BASE, LOW, READ_ONLY, STACK } from './layout.ts';
 import type { Random } from './state.ts';
 
 /** Where a memory operand lies. */
@@ -10,7 +10,7 @@ export type Target = 'aligned' | 'any' | 'cross' | 'edge' | 'unmapped' | 'readon
 
 export interface Plan {
   readonly row: Instruction;
-  readonly bits: 32 | 64;
+  readonly bits: Bits;
   readonly size: 16 | 32 | 64;
   readonly random: Random;
   readonly target: Target;
@@ -71,10 +71,19 @@ export function place(target: Target, bytes: number, random: Random): number {
 
 const NON_CANONICAL = [0x8000_0000_0000_0000n, 0x0000_8000_0000_0000n, 0xffff_7fff_ffff_fff0n, 0x1234_5678_9abc_def0n];
 
+/** Address size in bits. */
+export function addressBits({ bits, addressPrefix }: Plan): Bits {
+  if (!addressPrefix) return bits;
+  return bits === 32 ? 16 : 32;
+}
+
+/** 16-bit addresses reach only the low window. */
+export function usesSmallAddresses(plan: Plan): boolean { return addressBits(plan) === 16; }
+
 /** Chooses an addressing form that reaches `plan.address` and sets the registers it needs. */
 export function memoryForm(plan: Plan): Memory {
   const { random, bits } = plan;
-  if (bits === 32 && plan.addressPrefix) return form16(plan);
+  if (usesSmallAddresses(plan)) return form16(plan);
   const free = (bits === 64 ? [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] : [0, 1, 2, 3, 5, 6, 7]).filter((r) => !plan.registers.has(r));
   const scale = random.below(4) as 0 | 1 | 2 | 3;
   let displacement = [0, random.below(256) - 128, (random.next() | 0) >> random.below(20)][random.below(3)] as number;
@@ -115,7 +124,7 @@ export function memoryForm(plan: Plan): Memory {
   const wanted = goal - offset - BigInt(displacement);
   // With 32-bit addresses in 64-bit mode only the low halves count.
   const noise = bits === 64 && plan.addressPrefix ? BigInt(random.next()) << 32n : 0n;
-  plan.registers.set(base, (bits === 32 || plan.addressPrefix ? BigInt.asUintN(32, wanted) | noise : wanted) & MASK64);
+  plan.registers.set(base, (bits !== 64 || plan.addressPrefix ? BigInt.asUintN(32, wanted) | noise : wanted) & MASK64);
   return { base, index, scale, displacement, displacementSize };
 }
 

@@ -6,7 +6,7 @@ import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { encode, little, sizesOf } from './encode.ts';
 import { type Case, newCase } from './fixture.ts';
 import { hash } from './generate.ts';
-import { DATA, DATA_END } from './layout.ts';
+import { type Bits, CODE, DATA, DATA_END } from './layout.ts';
 import { integer, Random } from './state.ts';
 
 const [CF, PF, AF, ZF, SF, OF] = [0x1, 0x4, 0x10, 0x40, 0x80, 0x800];
@@ -40,7 +40,7 @@ interface Piece { bytes: number[]; effect: Effect }
 const RBX = 3, RSP = 4, RCX = 1;
 
 /** One instruction on registers or on the operands around DATA, which RBX points to; RBX, RCX and RSP are never written. */
-function piece(row: Instruction, bits: 32 | 64, random: Random): Piece | undefined {
+function piece(row: Instruction, bits: Bits, random: Random): Piece | undefined {
   const condition = /^(SET|CMOV)(.+)$/.exec(row.mnemonic);
   const effect = condition ? { ...NONE, reads: CONDITION_READS[condition[2] as string] as number } : EFFECTS[row.mnemonic];
   if (effect === undefined || row.operands.some(({ kind, text }) => text === 'CL' || kind === 'O')) return undefined;
@@ -89,11 +89,12 @@ function program(rows: readonly Instruction[], random: Random): Case {
   test.registers = [[RCX, BigInt(1 + random.below(4))], [RBX, BigInt(DATA + 0x800)]];
   test.patches = [{ address: DATA + 0x800, bytes: 'operands' }];
   test.undefinedFlags = open;
+  if (random.chance(10)) test.at = CODE + 0x1000 - random.below(code.length); // across a page
   return test;
 }
 
 /** Jcc over one instruction that leaves flags alone. */
-function jump(rows: readonly Instruction[], bits: 32 | 64, open: number, random: Random): Piece | undefined {
+function jump(rows: readonly Instruction[], bits: Bits, open: number, random: Random): Piece | undefined {
   const names = Object.keys(CONDITION_READS);
   const index = random.below(names.length);
   const over = piece(random.pick(rows), bits, random);

@@ -5,7 +5,7 @@
  */
 import { little } from './encode.ts';
 import { CODE, DATA, DATA_END, LOW, STACK } from './layout.ts';
-import type { Plan } from './plan.ts';
+import { addressBits, type Plan, usesSmallAddresses } from './plan.ts';
 import { initialState, integer } from './state.ts';
 
 const [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI] = [0, 1, 2, 3, 4, 5, 6, 7] as const;
@@ -16,7 +16,7 @@ const SPECIALS: readonly (readonly [RegExp, (plan: Plan) => void])[] = [
   [/^I?DIV$/, division],
   [/^CMPXCHG$/, compareExchange],
   [/^CMPXCHG(8B|16B)$/, compareExchangeWide],
-  [/^XLATB?$/, (plan) => { setPointer(plan, RBX, plan.bits === 32 && plan.addressPrefix ? LOW + 0x200 : DATA + 0x200); }],
+  [/^XLATB?$/, (plan) => { setPointer(plan, RBX, usesSmallAddresses(plan) ? LOW + 0x200 : DATA + 0x200); }],
   [/^(LOOP|LOOPN?[EZ]|LOOPNZ|J[ER]?CXZ|JrCXZ)/, (plan) => { setCounter(plan, plan.random.below(3)); }],
   [/^(JMP|CALL)$/, indirectTarget],
   [/^RET/, (plan) => { patchStack(plan, codePointer(plan)); }],
@@ -25,8 +25,8 @@ const SPECIALS: readonly (readonly [RegExp, (plan: Plan) => void])[] = [
   [/^ENTER$/, enter],
   [/^BOUND$/, bound],
   [/^(MOVS|CMPS|STOS|LODS|SCAS)$/, stringOperands],
-  [/^MASKMOV/, (plan) => { setPointer(plan, RDI, plan.bits === 32 && plan.addressPrefix ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64)); }],
-  [/^PCMPESTR/, (plan) => { for (const r of [RAX, RDX]) if (plan.random.chance(85)) plan.registers.set(r, BigInt.asUintN(plan.bits, BigInt(plan.random.below(41) - 20))); }],
+  [/^MASKMOV/, (plan) => { setPointer(plan, RDI, usesSmallAddresses(plan) ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64)); }],
+  [/^PCMPESTR/, (plan) => { for (const r of [RAX, RDX]) if (plan.random.chance(85)) plan.registers.set(r, mask(plan, BigInt(plan.random.below(41) - 20))); }],
   [/^(FLDENV|FRSTOR)$/, loadEnvironment],
   [/^(FNSTENV|FNSAVE)$/, storeEnvironment],
   [/^FXSAVE/, (plan) => { ignoreFx(plan); }],
@@ -40,7 +40,8 @@ export function prepare(plan: Plan): void {
   for (const [mnemonic, special] of SPECIALS) if (mnemonic.test(plan.row.mnemonic)) special(plan);
 }
 
-const mask = (plan: Plan, value: bigint): bigint => BigInt.asUintN(plan.bits, value);
+const registerBits = (plan: Plan): number => (plan.bits === 64 ? 64 : 32);
+const mask = (plan: Plan, value: bigint): bigint => BigInt.asUintN(registerBits(plan), value);
 
 function patch(plan: Plan, bytes: Iterable<number>): void {
   if (plan.address !== undefined && plan.target !== 'readonly') plan.patches.push({ address: plan.address, bytes: clip(plan.address, Uint8Array.from(bytes)) });
@@ -62,8 +63,8 @@ function setPointer(plan: Plan, register: number, address: number): void {
 }
 
 function setCounter(plan: Plan, count: number): void {
-  const width = plan.addressPrefix ? (plan.bits === 64 ? 32n : 16n) : BigInt(plan.bits);
-  const noise = width < 64n ? BigInt(plan.random.next()) << width : 0n;
+  const width = BigInt(addressBits(plan));
+  const noise = width < 64n ? BigInt(plan.random.next()) << width : 0n; // above the counter
   plan.registers.set(RCX, mask(plan, BigInt(count) | noise));
 }
 
@@ -81,7 +82,7 @@ function shiftCount(plan: Plan): void {
 function bitOffset(plan: Plan): void {
   if (plan.address === undefined || plan.immediates.length > 0) return;
   const offset = plan.random.below(0x1000) - 0x800;
-  plan.registers.set(plan.reg, BigInt.asUintN(Math.min(plan.size, plan.bits), BigInt(offset)));
+  plan.registers.set(plan.reg, BigInt.asUintN(plan.size, BigInt(offset)));
   if (plan.size < 64 && plan.target !== 'readonly') plan.patches.push({ address: plan.address & ~63, bytes: 'operands' });
 }
 
@@ -134,7 +135,7 @@ function compareExchangeWide(plan: Plan): void {
 function codePointer(plan: Plan): bigint {
   const { random } = plan;
   if (random.chance(8)) return plan.bits === 64 ? random.pick([0x8000_0000_0000n, BigInt(DATA_END)]) : BigInt(DATA_END);
-  return BigInt(CODE + 0x400 + 16 * random.below(32));
+  return BigInt((plan.bits === 16 ? 0 : CODE) + 0x400 + 16 * random.below(32));
 }
 
 function patchStack(plan: Plan, value: bigint): void {
@@ -166,7 +167,7 @@ function bound(plan: Plan): void {
 /** Source and destination in the data window, sometimes overlapping, crossing a page, or running off its end. */
 function stringOperands(plan: Plan): void {
   const { random } = plan;
-  const low = plan.bits === 32 && plan.addressPrefix;
+  const low = usesSmallAddresses(plan);
   const start = low ? LOW : DATA, end = low ? LOW + 0x2000 : DATA_END;
   const compares = /^(CMPS|SCAS)/.test(plan.row.mnemonic);
   if (random.chance(70)) plan.prefixes.push(compares && random.chance(50) ? 0xf2 : 0xf3);
@@ -194,12 +195,14 @@ function stringOperands(plan: Plan): void {
   if (random.chance(70)) plan.registers.set(RAX, mask(plan, BigInt(same[0] as number) * 0x0101010101010101n));
 }
 
+function isSmallEnvironment(plan: Plan): boolean { return plan.idle66 !== (plan.bits === 16); }
+
 /** x87 environment: 28 bytes, or 14 with an operand size prefix (SDM vol. 1, figures 8-9 to 8-12). */
 function environment(plan: Plan): { control: number; words: number[] } {
   const fx = new DataView(initialState('xi', plan.random.next(), 64).fx.buffer);
   let tags = 0;
   for (let i = 0; i < 8; i++) tags |= ((fx.getUint8(4) >> i) & 1 ? plan.random.below(3) : 3) << (2 * i);
-  return { control: plan.idle66 ? 2 : 4, words: [fx.getUint16(0, true), fx.getUint16(2, true), tags, 0, 0, 0, 0] };
+  return { control: isSmallEnvironment(plan) ? 2 : 4, words: [fx.getUint16(0, true), fx.getUint16(2, true), tags, 0, 0, 0, 0] };
 }
 
 function loadEnvironment(plan: Plan): void {
@@ -213,7 +216,7 @@ function loadEnvironment(plan: Plan): void {
 }
 
 /** The last-instruction pointers and opcode are not compared; see `normalise`. */
-function storeEnvironment(plan: Plan): void { ignore(plan, plan.idle66 ? 6 : 12, plan.idle66 ? 8 : 16); }
+function storeEnvironment(plan: Plan): void { ignore(plan, isSmallEnvironment(plan) ? 6 : 12, isSmallEnvironment(plan) ? 8 : 16); }
 
 function ignoreFx(plan: Plan): void {
   ignore(plan, 5, 19);

@@ -5,7 +5,7 @@
  * First letter, the registers: g general registers only; s, d, q the XMM registers hold singles, doubles, integers;
  * x the x87 stack; m, n, o MMX, with integers, singles, doubles in XMM. Second letter, memory operands: i integers, s singles, d doubles, t 80-bit, b packed BCD.
  */
-import { STACK } from './layout.ts';
+import { type Bits, STACK } from './layout.ts';
 
 export interface State {
   gpr: BigUint64Array;
@@ -137,11 +137,11 @@ export function fill(bytes: Uint8Array, kind: string, random: Random): void {
 const ARITHMETIC_FLAGS = [1, 4, 16, 64, 128, 2048];
 
 /** The whole initial state. In 32-bit code the upper halves of registers are zero and R8 to R15 take no part. */
-export function initialState(profile: string, seed: number, bits: 32 | 64): State {
+export function initialState(profile: string, seed: number, bits: Bits): State {
   const random = new Random(seed);
   const gpr = new BigUint64Array(16);
-  for (let i = 0; i < 16; i++) gpr[i] = bits === 32 ? integer(random) & 0xffffffffn : integer(random);
-  if (bits === 32) gpr.fill(0n, 8);
+  for (let i = 0; i < 16; i++) gpr[i] = bits === 64 ? integer(random) : integer(random) & 0xffffffffn;
+  if (bits !== 64) gpr.fill(0n, 8);
   gpr[4] = BigInt(STACK);
   let flags = 0x202 | (random.chance(12) ? 0x400 : 0);
   for (const flag of ARITHMETIC_FLAGS) flags |= random.chance(50) ? flag : 0;
