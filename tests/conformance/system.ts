@@ -1,7 +1,7 @@
 /** Registers, privilege transfers and system instructions. */
 
 import { expect, test } from 'vitest';
-import { CODE, DATA, SELECTOR, STACK, USER, USER_STACK } from './guest.ts';
+import { CODE, DATA, Guest, SELECTOR, STACK, USER, USER_STACK } from './guest.ts';
 import type { Boot } from './suite.ts';
 
 export function systemTests(boot: Boot): void {
@@ -204,5 +204,66 @@ export function systemTests(boot: Boot): void {
     guest.runToDone();
     expect([...guest.engine.memory.bytes.subarray(DATA + 0x5ff8, DATA + 0x6038)]).toEqual(Array.from({ length: 64 }, (_, i) => i + 1));
     expect([guest.get('rcx'), guest.get('rsi')]).toEqual([0n, BigInt(DATA + 0x1030)]);
+  });
+
+  test('two CPUs share memory; code that one writes, the other runs', () => {
+    const first = boot({ cpus: 2 });
+    const second = new Guest(first.engine, 1).longMode();
+    first.put(CODE, 'c6 03 07 e6 f1'); // movb $7,(%rbx); out
+    second.put(CODE + 0x100, 'b0 01 e6 f1 eb fa');
+    first.set('rbx', CODE + 0x101);
+    second.set('rip', CODE + 0x100);
+    second.runToDone();
+    first.runToDone();
+    second.runToDone();
+    expect(second.get('rax') & 0xffn).toBe(7n);
+    expect(second.cpu.index).toBe(1);
+  });
+
+  test('a page that became code on one CPU is watched on the other', () => {
+    const first = boot({ cpus: 2 });
+    const second = new Guest(first.engine, 1).longMode();
+    first.put(CODE, 'c6 03 07 e6 f1 eb f9'); // 1: movb $7,(%rbx); out; jmp 1b
+    first.set('rbx', DATA + 1);
+    first.runToDone(); // the write is in the translation cache now
+    second.put(DATA, 'b0 01 e6 f1 eb fa');
+    second.set('rip', DATA);
+    second.runToDone();
+    first.runToDone();
+    second.runToDone();
+    expect(second.get('rax') & 0xffn).toBe(7n);
+  });
+
+  test('CPUID: the features announced are the ones there', () => {
+    const guest = boot();
+    const leaf = (eax: number, ecx = 0) => {
+      guest.put(CODE, '0f a2 e6 f1');
+      guest.set('rip', CODE);
+      guest.set('rax', eax);
+      guest.set('rcx', ecx);
+      guest.runToDone();
+      return (['rax', 'rbx', 'rcx', 'rdx'] as const).map((name) => Number(guest.get(name)));
+    };
+    const text = (...words: number[]) => Buffer.from(new Uint32Array(words).buffer).toString('latin1');
+    const [, b = 0, c = 0, d = 0] = leaf(0);
+    expect(text(b, d, c)).toBe('GenuineIntel');
+    const [, hb = 0, hc = 0, hd = 0] = leaf(0x4000_0000);
+    expect(text(hb, hc, hd)).toBe('PortcullisVM');
+    const [, , features = 0] = leaf(1);
+    expect(features & 8).toBe(0); // no MONITOR
+    expect(features >>> 31).toBe(1); // a hypervisor
+    const [denominator = 0, numerator = 0, crystal = 0] = leaf(0x15);
+    expect((crystal * numerator) / denominator).toBe(guest.engine.tscFrequency);
+  });
+
+  test('RDRAND repeats under the deterministic clock', () => {
+    const draw = () => {
+      const guest = boot();
+      guest.put(CODE, '48 0f c7 f0 e6 f1');
+      guest.runToDone();
+      return [guest.get('rax'), guest.get('rflags') & 1n];
+    };
+    expect(draw()).toEqual(draw());
+    expect(draw()[1]).toBe(1n);
   });
 }
