@@ -3,7 +3,9 @@ import * as H from './generated/integer';
 import { faultCode, flagsChanged } from './events';
 import { cond, condZ, getFlags, setFlags } from './flags';
 import { CPL, GPR, MODE, PAGE_BASE, RIP, SEG_LIMIT } from './layout';
+import { rmw64 } from './memory';
 import { readFirst, readRegister, unsigned, writeRegister } from './operands';
+import { isCanonical } from './paging';
 import { popped, push, top } from './pushpop';
 import { OP_ASIZE, OP_CODE, OP_IMM, OP_SIZE } from './record';
 import { cpu } from './state';
@@ -30,9 +32,15 @@ function relative(op: usize, size: u32): u64 {
   return unsigned(load<u64>(cpu, PAGE_BASE) + load<u64>(op, OP_IMM), size);
 }
 
-/** Outside 64-bit mode a target beyond the limit of CS faults before anything has changed. */
+/** A non-canonical target, or one beyond the limit of CS, faults before anything has changed. */
 function checkTarget(rip: u64): void {
-  if (load<u32>(cpu, MODE) != 2 && rip > <u64>load<u32>(cpu + 4, SEG_LIMIT)) faultCode(13, 0);
+  if (load<u32>(cpu, MODE) == 2 ? !isCanonical(rip) : rip > <u64>load<u32>(cpu + 4, SEG_LIMIT)) faultCode(13, 0);
+}
+
+/** CALL to a non-canonical target in 64-bit mode: a fault of the push comes first. */
+export function badCall(c: usize): void {
+  rmw64(load<u64>(c, GPR + 32) - 8);
+  faultCode(13, 0);
 }
 
 function jumpTo(rip: u64): void {
@@ -41,6 +49,7 @@ function jumpTo(rip: u64): void {
 }
 
 function call(rip: u64, size: u32): void {
+  if (load<u32>(cpu, MODE) == 2 && !isCanonical(rip)) badCall(cpu);
   checkTarget(rip);
   push(load<u64>(cpu, RIP), size);
   store<u64>(cpu, rip, RIP);

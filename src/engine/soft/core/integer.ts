@@ -2,7 +2,7 @@
 // handler names of isa/integer.ts.
 import * as H from './generated/integer';
 import { linear, offsetOf } from './address';
-import { GPR, RFLAGS } from './layout';
+import { GPR, MODE, RFLAGS } from './layout';
 import { replace } from './atomics';
 import { bitTest, bitTestMemory } from './bits';
 import { fault, faultCode } from './events';
@@ -16,7 +16,7 @@ import {
 } from './operands';
 import { rmw64, wr64 } from './memory';
 import { execStack } from './pushpop';
-import { ea, OP_A, OP_ASIZE, OP_B, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SEG, OP_SIZE, PREFIX_REXW } from './record';
+import { ea, OP_A, OP_ASIZE, OP_B, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SEG, OP_SIZE, PREFIX_66, PREFIX_REXW } from './record';
 import { rotateOrShift, shiftDouble } from './shifts';
 import { cpu } from './state';
 
@@ -78,7 +78,7 @@ export function execInteger(op: usize): void {
     case H.MOVZX_w: writeRegister(load<u32>(op, OP_A), size, readSecond(op, 2)); break;
     case H.MOVSX_b: writeRegister(load<u32>(op, OP_A), size, signed(readSecond(op, 1), 1)); break;
     case H.MOVSX_w: writeRegister(load<u32>(op, OP_A), size, signed(readSecond(op, 2), 2)); break;
-    case H.MOVSXD_Gv_Ed: writeRegister(load<u32>(op, OP_A), size, signed(readSecond(op, size == 2 ? 2 : 4), size == 2 ? 2 : 4)); break;
+    case H.MOVSXD_Gv_Ed: writeRegister(load<u32>(op, OP_A), size, signed(readSecond(op, 4), 4)); break;
     case H.XCHG_E_G: exchange(op, size); break;
     case H.XCHG_Z_A: {
       if (load<u8>(op, OP_REG) == 0) break; // NOP
@@ -152,8 +152,8 @@ export function execInteger(op: usize): void {
     }
     case H.CRC32_b: crc32(op, readSecond(op, 1), 1); break;
     case H.CRC32_v: {
-      // The source follows the operand size prefixes; OP_SIZE is the destination's.
-      const from: u32 = size == 8 ? 8 : load<u16>(op, OP_PREFIX) & 8 ? 2 : 4;
+      // The source has the effective operand size; OP_SIZE is the destination's.
+      const from: u32 = size == 8 ? 8 : ((load<u16>(op, OP_PREFIX) & PREFIX_66) != 0) != (load<u32>(cpu, MODE) == 0) ? 2 : 4;
       crc32(op, readSecond(op, from), from);
       break;
     }

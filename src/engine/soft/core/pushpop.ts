@@ -2,10 +2,10 @@
 import * as H from './generated/integer';
 import { faultCode } from './events';
 import { getFlags } from './flags';
-import { CPL, GPR, MODE, RFLAGS, SEG_ATTR } from './layout';
+import { GPR, MODE, SEG_ATTR } from './layout';
 import { readFirst, readMemory, readRegister, writeFirst, writeMemory, writeRegister } from './operands';
-import { OP_A, OP_IMM, OP_MOD, ea } from './record';
-import { linear } from './address';
+import { eaFlat, OP_A, OP_ASIZE, OP_BASE, OP_EA, OP_IMM, OP_MOD, OP_SEG } from './record';
+import { addressMask, linear, offsetOf } from './address';
 import { probeWrite } from './memory';
 import { ATTR_DB, SS } from './segments';
 import { cpu } from './state';
@@ -54,18 +54,9 @@ export function execStack(op: usize, size: u32): void {
     }
     case H.POP_E: {
       const value = top(size);
-      // The address of a destination based on RSP uses the RSP after the pop; a fault there restores it.
-      const before = load<u64>(cpu, RSP);
+      if (load<u8>(op, OP_MOD)) writeMemory(popTarget(op, size), size, value);
       popped(size);
-      const after = load<u64>(cpu, RSP);
-      if (!load<u8>(op, OP_MOD)) {
-        writeRegister(load<u32>(op, OP_A), size, value);
-        break;
-      }
-      const la = ea(op);
-      store<u64>(cpu, before, RSP);
-      writeMemory(la, size, value);
-      store<u64>(cpu, after, RSP);
+      if (!load<u8>(op, OP_MOD)) writeRegister(load<u32>(op, OP_A), size, value);
       break;
     }
     case H.PUSHA: pushAll(size); break;
@@ -82,6 +73,13 @@ export function execStack(op: usize, size: u32): void {
     }
     default: unreachable();
   }
+}
+
+/** A destination based on RSP is addressed by the RSP after the pop (SDM vol. 2, POP). */
+function popTarget(op: usize, size: u32): u64 {
+  const more: u64 = load<u32>(op, OP_BASE) == <u32>(cpu + RSP) ? size : 0;
+  if (load<u8>(op, OP_EA) == 0) return eaFlat(op) + more;
+  return linear(load<u8>(op, OP_SEG), (offsetOf(op) + more) & addressMask(load<u8>(op, OP_ASIZE)), size, true);
 }
 
 function pushFlags(size: u32): void {

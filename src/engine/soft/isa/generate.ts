@@ -190,9 +190,10 @@ import { codeBase, codeKey, jumpEntry, link, lookup, single } from '../blocks';
 import { serveEvents, stop } from '../run';
 import { arithmeticFlags, carryFlags, cf, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
   FLAGS_SUB, keepZeroSetCarry, logicFlags, overflow, parity } from '../flags';
-import { execBranch } from '../branch';
+import { badCall, execBranch } from '../branch';
 import { execInteger, productOverflows } from '../integer';
 import { BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, GPR, PAGE_BASE, RIP, RUN_END } from '../layout';
+import { isCanonical } from '../paging';
 import { rd16, rd32, rd64, rd8, rmw16, rmw32, rmw64, rmw8, wr16, wr32, wr64, wr8 } from '../memory';
 import { countUndefined } from '../statistics';
 import { fault, faultCode } from '../events';

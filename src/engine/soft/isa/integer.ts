@@ -79,7 +79,10 @@ function unary(opcode: number, digit: number, name: string, handler: string, att
 }
 
 /** Hint and no-operation encodings: 0F 0D (PREFETCHW), 0F 18 (PREFETCHh), 0F 19..1F. */
-const hints: Row[] = ['0D', '18', '19', '1A', '1B', '1C', '1D', '1E', '1F'].map((opcode): Row => [`0F ${opcode}`, 'NOP Ev', 'h:NOP']);
+const hints: Row[] = [
+  ['0F 0D m', 'NOP Ev', 'h:NOP'],
+  ...['18', '19', '1A', '1B', '1C', '1D', '1E', '1F'].map((opcode): Row => [`0F ${opcode}`, 'NOP Ev', 'h:NOP']),
+];
 
 const transfer: Row[] = [
   ['88', 'MOV Eb,Gb', 'h:MOV_E_G'],
