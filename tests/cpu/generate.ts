@@ -70,8 +70,8 @@ function kinds(row: Instruction, bits: Bits, size: number): [Kind, Target[]][] {
     list.push(['memory', bytes === 1 ? ['any', 'any'] : ['aligned', 'any', 'cross']]);
     const faults: Target[] = bytes > 1 ? ['edge', 'unmapped', 'readonly'] : ['unmapped', 'readonly'];
     if (bits === 64) faults.push('noncanonical');
-    // ARPL that changes nothing writes on Intel, does not on AMD.
-    list.push(['memory fault', row.mnemonic === 'ARPL' ? faults.filter((target) => target !== 'readonly') : faults]);
+    // ARPL that changes nothing writes on Intel, does not on AMD; what LAR and others read there would be any selector of the host.
+    list.push(['memory fault', /^(ARPL|LAR|LSL|VERR|VERW)$/.test(row.mnemonic) ? faults.filter((target) => target !== 'readonly') : faults]);
     if (row.family === 'integer') list.push([row.attributes.lock ? 'lock' : 'bad lock', row.attributes.lock ? ['aligned', 'any'] : ['aligned']]);
     if (usesStack(row)) list.push(['stack', ['any']]);
   }

@@ -4,7 +4,7 @@
  */
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { little } from './encode.ts';
-import { CODE, SELECTOR, STACK } from './layout.ts';
+import { CODE, DATA_END, SELECTOR, STACK } from './layout.ts';
 import type { Plan } from './plan.ts';
 import type { Random } from './state.ts';
 
@@ -33,7 +33,7 @@ export function prepareSystem(plan: Plan): void {
   const target = BigInt(CODE + 0x400 + 16 * random.below(32));
   const selector = codeSelector(random);
   const patch = (address: number | undefined, bytes: number[]): void => {
-    if (address !== undefined && plan.target !== 'readonly' && plan.target !== 'edge' && plan.target !== 'unmapped') plan.patches.push({ address, bytes: Uint8Array.from(bytes) });
+    if (address !== undefined && address + bytes.length <= DATA_END) plan.patches.push({ address, bytes: Uint8Array.from(bytes) });
   };
   switch (row.mnemonic) {
     case 'LAR': case 'LSL': case 'VERR': case 'VERW': case 'ARPL': {
