@@ -1,0 +1,36 @@
+// One machine in this process's main thread. After each console line "@@ ..." it prints "@# JSON" with its counters at that moment.
+// Usage: node bench/counted-guest.mjs '{"kernel": ..., other options of `portcullis run`}'
+import { writeSync } from 'node:fs';
+import { assemble } from '../dist/cli/assemble.js';
+import { resolveRunOptions } from '../dist/cli/run-options.js';
+import { Vm } from '../dist/vm/vm.js';
+
+const config = await assemble(resolveRunOptions(JSON.parse(process.argv[2]), undefined), () => {});
+const started = performance.now();
+
+function counters() {
+  const { instructions, crossings, cards } = vm.report();
+  const { user, system } = process.cpuUsage();
+  const sum = Object.values(crossings).reduce((total, count) => total + count, 0);
+  return { wall: (performance.now() - started) / 1000, cpu: (user + system) / 1e6, instructions, crossings: sum, packets: cards.reduce((total, { rxPackets }) => total + rxPackets, 0) };
+}
+
+let line = '';
+const vm = await Vm.create(config, [], {
+  console(bytes) {
+    writeSync(1, bytes);
+    line += Buffer.from(bytes).toString('latin1');
+    if (!line.endsWith('\n')) return;
+    if (line.includes('@@ ')) writeSync(1, `@# ${JSON.stringify(counters())}\n`);
+    line = '';
+  },
+  event() {},
+  log: ({ message }) => writeSync(2, `${message}\n`),
+  poll() {},
+  sleep: (milliseconds) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds),
+});
+const outcome = vm.run();
+if (outcome.kind !== 'off') {
+  writeSync(2, `the guest ended: ${JSON.stringify(outcome)}\n`);
+  process.exitCode = 1;
+}
