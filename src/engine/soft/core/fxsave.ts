@@ -30,7 +30,7 @@ const LEGACY_SIZE: usize = 512;
 const HEADER: usize = 512; // XSTATE_BV, XCOMP_BV, 48 reserved bytes
 const HEADER_SIZE: usize = 64;
 /** Bytes of the standard form with the state components that exist: x87 and SSE. */
-export const VECTOR_SIZE: u32 = 576;
+const VECTOR_SIZE: u32 = 576;
 
 const STATE_X87: u64 = 1;
 const STATE_SSE: u64 = 2;

@@ -5,16 +5,10 @@ import { FTW, VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import { ea, gpr, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_RM, PREFIX_REXW } from './record';
 import { rd16, rd32, rd64, wr32, wr64 } from './memory';
-import { enterMmx, mmxReg, mmxRm, setMmx, srcMmx } from './xmm';
+import { enterMmx, low64, mmxReg, mmxRm, setMmx, srcMmx } from './xmm';
 import { packed } from './packed';
 import { maskedStore } from './ssemove';
 import { checkPending } from './x87state';
-
-// @ts-ignore: decorator
-@inline
-function low(value: u64): v128 {
-  return i64x2.replace_lane(i64x2.splat(0), 0, value);
-}
 
 // @ts-ignore: decorator
 @inline
@@ -63,12 +57,12 @@ export function execMmx(op: usize, sub: u32): void {
       return;
     }
     case H.PMOVMSKB_mmx: {
-      store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i8x16.bitmask(low(load<u64>(mmxRm(op)))));
+      store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i8x16.bitmask(low64(load<u64>(mmxRm(op)))));
       enterMmx();
       return;
     }
     case H.MASKMOVQ: {
-      maskedStore(op, low(load<u64>(mmxReg(op))), low(load<u64>(mmxRm(op))));
+      maskedStore(op, low64(load<u64>(mmxReg(op))), low64(load<u64>(mmxRm(op))));
       enterMmx();
       return;
     }
@@ -113,7 +107,7 @@ export function execMmx(op: usize, sub: u32): void {
     case H.PUNPCKLWD:
     case H.PUNPCKLDQ: {
       const b = load<u8>(op, OP_MOD) != 0 ? <u64>rd32(ea(op)) : load<u64>(mmxRm(op));
-      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low(load<u64>(mmxReg(op))), low(b)), 0));
+      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low64(load<u64>(mmxReg(op))), low64(b)), 0));
       return;
     }
     // the high parts of 64-bit operands are in the upper half of interleaving the low parts of 128-bit ones
@@ -137,12 +131,12 @@ export function execMmx(op: usize, sub: u32): void {
     }
     case H.PSHUFB: {
       const b = srcMmx(op);
-      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low(load<u64>(mmxReg(op))), low(b & 0x8787878787878787)), 0));
+      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low64(load<u64>(mmxReg(op))), low64(b & 0x8787878787878787)), 0));
       return;
     }
     default: {
       const b = srcMmx(op);
-      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low(load<u64>(mmxReg(op))), low(b)), 0));
+      finish(mmxReg(op), i64x2.extract_lane(packed(sub, low64(load<u64>(mmxReg(op))), low64(b)), 0));
     }
   }
 }
@@ -154,10 +148,10 @@ function finish(register: usize, value: u64): void {
 
 function shift(op: usize, sub: u32): void {
   const d = mmxRm(op);
-  finish(d, i64x2.extract_lane(packed(sub, low(load<u64>(d)), low(<u64>load<u8>(op, OP_IMM))), 0));
+  finish(d, i64x2.extract_lane(packed(sub, low64(load<u64>(d)), low64(<u64>load<u8>(op, OP_IMM))), 0));
 }
 
 function interleaveHigh(op: usize, sub: u32): void {
   const b = srcMmx(op);
-  finish(mmxReg(op), i64x2.extract_lane(packed(sub, low(load<u64>(mmxReg(op))), low(b)), 1));
+  finish(mmxReg(op), i64x2.extract_lane(packed(sub, low64(load<u64>(mmxReg(op))), low64(b)), 1));
 }

@@ -1,6 +1,6 @@
 /**
- * Packed integer operations that have the same meaning for every lane of a 64-bit MMX and a 128-bit XMM register, by the handlers of isa/sse.ts.
- * An MMX operand is the low half, the high half being zero.
+ * Packed integer operations that have the same meaning for every lane of a 64-bit MMX and a 128-bit XMM register, by the handlers of
+ * isa/sse.ts. An MMX operand is the low half, the high half being zero.
  */
 
 import * as H from './generated/sse';

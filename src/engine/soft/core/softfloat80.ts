@@ -1,17 +1,17 @@
 /**
- * Floating-point arithmetic by integers, exact in every rounding mode, with IEEE exception flags: for all x87 arithmetic, and for those SSE operations
- * whose result or flags the host's own floats cannot give (Intel SDM vol. 1, chapter 4.8 and 4.9; IEEE 754-2008).
+ * Floating-point arithmetic by integers, exact in every rounding mode, with IEEE exception flags: for all x87 arithmetic, and for those
+ * SSE operations whose result or flags the host's own floats cannot give (Intel SDM vol. 1, chapter 4.8 and 4.9; IEEE 754-2008).
  *
- * A number is *unpacked* into sign, exponent and a 64-bit significand whose top bit is 1: value = sig / 2^63 * 2^exp. Operations take operands `a` and
- * `b` (module variables; AssemblyScript returns one value only), leave an unrounded result in `r`, and `round` makes it fit a format.
- * NaNs never come here: x87 and SSE choose among NaN operands by different rules, so their callers do that.
+ * A number is *unpacked* into sign, exponent and a 64-bit significand whose top bit is 1: value = sig / 2^63 * 2^exp. Operations take
+ * operands `a` and `b` (module variables; AssemblyScript returns one value only), leave an unrounded result in `r`, and `round` makes it
+ * fit a format. NaNs never come here: x87 and SSE choose among NaN operands by different rules, so their callers do that.
  */
 
 /** Exception flags, in the positions of both the x87 status word and MXCSR. */
 export const INVALID = 1;
 export const DENORMAL = 2;
 export const ZERO_DIVIDE = 4;
-export const OVERFLOW = 8;
+const OVERFLOW = 8;
 export const UNDERFLOW = 16;
 export const INEXACT = 32;
 
@@ -67,7 +67,7 @@ export function setA(sign: u32, exp: i32, sig: u64, kind: i32): void {
   aClass = kind;
 }
 
-export function setB(sign: u32, exp: i32, sig: u64, kind: i32): void {
+function setB(sign: u32, exp: i32, sig: u64, kind: i32): void {
   bSign = sign;
   bExp = exp;
   bSig = sig;
@@ -228,7 +228,8 @@ export function divide(hi: u64, lo: u64, d: u64): u64 {
   return (q1 << 32) + q0;
 }
 
-// ---- arithmetic on operands that are zero, finite or infinite; an invalid one sets rClass = IS_QUIET (the caller's default NaN) and raises INVALID
+// ---- arithmetic on operands that are zero, finite or infinite; an invalid one sets rClass = IS_QUIET (the caller's default NaN) and
+// raises INVALID
 
 function invalid(): void {
   raised |= INVALID;
@@ -422,8 +423,8 @@ function roundsUp(sig: u64, ext: u64, keep: i32, sign: u32, rc: u32): bool {
 const WRAP = 24576;
 
 /**
- * Rounds the finite result r to `keep` bits of significand in a format of exponents [emin, emax], leaving it in r: rClass may become IS_ZERO or
- * IS_INFINITE; a denormal result keeps rExp = emin with the top bit of rSig clear. Raises OVERFLOW, UNDERFLOW, INEXACT.
+ * Rounds the finite result r to `keep` bits of significand in a format of exponents [emin, emax], leaving it in r: rClass may become
+ * IS_ZERO or IS_INFINITE; a denormal result keeps rExp = emin with the top bit of rSig clear. Raises OVERFLOW, UNDERFLOW, INEXACT.
  * `masked`: exception bits that are masked. Unmasked overflow and underflow wrap the exponent, which only the x87 stores.
  */
 export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): void {
@@ -486,7 +487,10 @@ export function round(keep: i32, emin: i32, emax: i32, rc: u32, masked: u32): vo
   }
 }
 
-/** Rounds the finite number a to an integer; gives its magnitude, or 2^63 + 1 and more as 2^64 - 1 when it is too large for anything. Sets roundedUp, raises INEXACT. */
+/**
+ * Rounds the finite number a to an integer; gives its magnitude, or 2^63 + 1 and more as 2^64 - 1 when it is too large for anything. Sets
+ * roundedUp, raises INEXACT.
+ */
 export function integerOfA(rc: u32): u64 {
   roundedUp = false;
   if (aClass == IS_ZERO) return 0;

@@ -7,7 +7,7 @@ import { ea, gpr, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SUB, PREFIX_66,
 import { probeRead, rd32, rd64, wr128, wr32, wr64 } from './memory';
 import { faultCode } from './events';
 import { fpuUnusable, mmxUnusable, sseUnusable } from './control';
-import { dst128, enterMmx, mmxReg, mmxRm, setMmx, src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
+import { dst128, enterMmx, low64, mmxReg, mmxRm, setMmx, src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
 import { CF, PF, setArith, ZF } from './flags';
 import { begin, commit, MXCSR_MASK, roundingMode } from './mxcsr';
 import { TRUNCATE } from './softfloat80';
@@ -284,17 +284,11 @@ function toMmx64(op: usize, rc: u32): void {
 
 // ---- moves within and between registers
 
-// @ts-ignore: decorator
-@inline
-function immediate(op: usize): v128 {
-  return i64x2.replace_lane(i64x2.splat(0), 0, <u64>load<u8>(op, OP_IMM));
-}
-
 /** Shift by an immediate; the MMX forms are in mmx.ts. */
 function shiftImmediate(op: usize, sub: u32): bool {
   if ((load<u16>(op, OP_PREFIX) & PREFIX_66) == 0) return false;
   const d = xmmRm(op);
-  v128.store(d, packed(sub, v128.load(d), immediate(op)));
+  v128.store(d, packed(sub, v128.load(d), low64(<u64>load<u8>(op, OP_IMM))));
   return true;
 }
 
@@ -407,7 +401,10 @@ function execRest(op: usize, sub: u32): bool {
       return true;
     }
     case H.STMXCSR: { wr32(ea(op), load<u32>(cpu, MXCSR)); return true; }
-    case H.FENCE: { atomic.add<u32>(cpu + VECTOR_SCRATCH, 0); return true; } // asc 0.28 does not validate atomic.fence; any atomic orders as well
+    case H.FENCE: {
+      atomic.add<u32>(cpu + VECTOR_SCRATCH, 0); // asc 0.28 does not validate atomic.fence; any atomic access orders as well
+      return true;
+    }
     case H.CLFLUSH: { probeRead(ea(op), 1); return true; }
     case H.FXSAVE: { fxsave(op); return true; }
     case H.FXRSTOR: { fxrstor(op); return true; }

@@ -1,11 +1,14 @@
-/** SSE3 and SSE4 operations across lanes: horizontal arithmetic, dot products, sums of differences, string comparison (Intel SDM vol. 2, 4.1). */
+/**
+ * SSE3 and SSE4 operations across lanes: horizontal arithmetic, dot products, sums of differences, string comparison (Intel SDM vol. 2,
+ * 4.1).
+ */
 
 import { GPR, VECTOR_SCRATCH, XMM } from './layout';
 import { cpu } from './state';
 import { ea, OP_IMM, OP_MOD, OP_PREFIX, PREFIX_REXW } from './record';
 import { rd16, rd32 } from './memory';
-import { setArith, CF, OF, SF, ZF } from './flags';
-import { src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
+import { CF, OF, setArith, SF, ZF } from './flags';
+import { low64, src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
 import { ADD, arith32, arith32x4, arith64, arith64x2, MUL, SUB } from './ssefloat';
 import { begin, commit } from './mxcsr';
 
@@ -13,17 +16,11 @@ const TEMP: usize = VECTOR_SCRATCH;
 
 // ---- sign and zero extension: PMOVSXxx, PMOVZXxx
 
-// @ts-ignore: decorator
-@inline
-function low(value: u64): v128 {
-  return i64x2.replace_lane(i64x2.splat(0), 0, value);
-}
-
 /** Source whose low `size` bytes count. */
 export function narrowSource(op: usize, size: u32): v128 {
-  if (size == 8) return low(src64(op));
+  if (size == 8) return low64(src64(op));
   if (load<u8>(op, OP_MOD) == 0) return v128.load(xmmRm(op));
-  return low(<u64>(size == 4 ? rd32(ea(op)) : rd16(ea(op))));
+  return low64(<u64>(size == 4 ? rd32(ea(op)) : rd16(ea(op))));
 }
 
 // ---- horizontal arithmetic
@@ -85,7 +82,11 @@ export function dpps(op: usize): void {
   const p1 = product32(4, d, c & 0x20);
   const p2 = product32(8, d, c & 0x40);
   const p3 = product32(12, d, c & 0x80);
-  const sum = arith32(ADD, arith32(ADD, p0, p1), arith32(ADD, p2, p3));
+  commit(); // an unmasked exception of one stage keeps the next from happening
+  const low2 = arith32(ADD, p0, p1);
+  const high2 = arith32(ADD, p2, p3);
+  commit();
+  const sum = arith32(ADD, low2, high2);
   commit();
   for (let i: u32 = 0; i < 4; i++) store<u32>(d + (i << 2), ((c >> i) & 1) != 0 ? sum : 0);
 }
@@ -97,6 +98,7 @@ export function dppd(op: usize): void {
   begin();
   const p0 = (c & 0x10) != 0 ? arith64(MUL, load<u64>(d), <u64>i64x2.extract_lane(b, 0)) : 0;
   const p1 = (c & 0x20) != 0 ? arith64(MUL, load<u64>(d, 8), <u64>i64x2.extract_lane(b, 1)) : 0;
+  commit();
   const sum = arith64(ADD, p0, p1);
   commit();
   store<u64>(d, (c & 1) != 0 ? sum : 0);
@@ -172,7 +174,8 @@ function implicitLength(base: usize, n: u32, c: u32): u32 {
   return i;
 }
 function explicitLength(register: usize, n: u32, op: usize): u32 {
-  const value = (load<u16>(op, OP_PREFIX) & PREFIX_REXW) != 0 ? load<i64>(cpu + GPR + (register << 3)) : <i64>load<i32>(cpu + GPR + (register << 3));
+  const from = cpu + GPR + (register << 3);
+  const value = (load<u16>(op, OP_PREFIX) & PREFIX_REXW) != 0 ? load<i64>(from) : <i64>load<i32>(from);
   const magnitude = <u64>(value < 0 ? 0 - value : value);
   return <u32>min<u64>(magnitude, n);
 }
@@ -230,7 +233,7 @@ export function compareStrings(op: usize, explicit: bool, mask: bool): void {
 
 function storeMask(bits: u32, n: u32, expand: bool): void {
   if (!expand) {
-    v128.store(cpu, low(<u64>bits), XMM);
+    v128.store(cpu, low64(<u64>bits), XMM);
     return;
   }
   for (let i: usize = 0; i < 16; i++) store<u8>(cpu + i, ((bits >> <u32>(n == 16 ? i : i >> 1)) & 1) != 0 ? 0xff : 0, XMM);

@@ -4,17 +4,21 @@ import { VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import { ea, OP_A, OP_B, OP_IMM, OP_MOD, OP_PREFIX, PREFIX_REXW } from './record';
 import { rd32, rd64 } from './memory';
-import { src128, src64, xmmReg } from './xmm';
+import { low64, src128, src64, xmmReg } from './xmm';
 import { begin, commit, DAZ, mxcsr, RC, roundingMode } from './mxcsr';
-import { isDenormal32, isDenormal64, isNaN32, isNaN64, isSignaling32, isSignaling64, operand32, operand64, round32, round64, source32, source64 } from './ssefloat';
-import { clearDenormal, DENORMAL, denormalOperand, DOWN, INEXACT, INVALID, NEAREST, raise, resultFromA, TRUNCATE, unpackInt } from './softfloat80';
+import {
+  isDenormal32, isDenormal64, isNaN32, isNaN64, isSignaling32, isSignaling64, operand64, round32, round64, source32, source64,
+} from './ssefloat';
+import {
+  clearDenormal, DENORMAL, denormalOperand, DOWN, INEXACT, INVALID, NEAREST, raise, resultFromA, TRUNCATE, unpackInt,
+} from './softfloat80';
 
 const QUIET32: u32 = 0x400000;
 const QUIET64: u64 = 0x8000000000000;
 
 // ---- one element
 
-export function singleToDouble(bits: u32): u64 {
+function singleToDouble(bits: u32): u64 {
   if (isNaN32(bits)) {
     if (isSignaling32(bits)) raise(INVALID);
     return (<u64>(bits & 0x80000000) << 32) | 0x7ff8000000000000 | (<u64>(bits & 0x7fffff) << 29);
@@ -26,7 +30,7 @@ export function singleToDouble(bits: u32): u64 {
   return reinterpret<u64>(<f64>reinterpret<f32>(bits));
 }
 
-export function doubleToSingle(bits: u64): u32 {
+function doubleToSingle(bits: u64): u32 {
   if (isNaN64(bits)) {
     if (isSignaling64(bits)) raise(INVALID);
     return (<u32>(bits >> 32) & 0x80000000) | 0x7fc00000 | (<u32>(bits >> 29) & 0x7fffff);
@@ -48,7 +52,7 @@ export function doubleToSingle(bits: u64): u32 {
   return round32(csr);
 }
 
-export function intToSingle(value: i64): u32 {
+function intToSingle(value: i64): u32 {
   const csr = mxcsr();
   if ((csr & RC) == 0) {
     const r = <f32>value;
@@ -61,7 +65,7 @@ export function intToSingle(value: i64): u32 {
   return round32(csr);
 }
 
-export function intToDouble(value: i64): u64 {
+function intToDouble(value: i64): u64 {
   const csr = mxcsr();
   if ((csr & RC) == 0) {
     if (value != 0 && ctz(value) + 53 < 64 - clz(abs64(value))) raise(INEXACT);
@@ -96,7 +100,7 @@ function integral32(x: f32, rc: u32): f32 {
 }
 
 /** Signed 32-bit integer, or 80000000h and INVALID when it does not fit. */
-export function doubleToInt32(bits: u64, rc: u32): u32 {
+function doubleToInt32(bits: u64, rc: u32): u32 {
   const x = flushed64(bits);
   const r = integral64(x, rc);
   if (!(r >= -2147483648.0 && r <= 2147483647.0)) {
@@ -107,7 +111,7 @@ export function doubleToInt32(bits: u64, rc: u32): u32 {
   return <u32>(<i32>r);
 }
 
-export function doubleToInt64(bits: u64, rc: u32): u64 {
+function doubleToInt64(bits: u64, rc: u32): u64 {
   const x = flushed64(bits);
   const r = integral64(x, rc);
   if (!(r >= -9223372036854775808.0 && r < 9223372036854775808.0)) {
@@ -133,10 +137,10 @@ function widened(bits: u32): u64 {
   return reinterpret<u64>(<f64>reinterpret<f32>(bits));
 }
 
-export function singleToInt32(bits: u32, rc: u32): u32 {
+function singleToInt32(bits: u32, rc: u32): u32 {
   return doubleToInt32(widened(bits), rc);
 }
-export function singleToInt64(bits: u32, rc: u32): u64 {
+function singleToInt64(bits: u32, rc: u32): u64 {
   return doubleToInt64(widened(bits), rc);
 }
 
@@ -259,10 +263,6 @@ function start(value: v128): void {
   begin();
 }
 
-function low(value: u64): v128 {
-  return i64x2.replace_lane(i64x2.splat(0), 0, value);
-}
-
 export function roundps(op: usize): void {
   start(src128(op));
   for (let p = cpu, end = cpu + 16; p < end; p += 4) store<u32>(p, roundSingle(load<u32>(p, TEMP), load<u8>(op, OP_IMM)), VECTOR_SCRATCH);
@@ -276,7 +276,7 @@ export function roundpd(op: usize): void {
 }
 
 export function cvtps2pd(op: usize): void {
-  start(low(src64(op)));
+  start(low64(src64(op)));
   store<u64>(cpu, singleToDouble(load<u32>(cpu, TEMP)), VECTOR_SCRATCH);
   store<u64>(cpu, singleToDouble(load<u32>(cpu, TEMP + 4)), VECTOR_SCRATCH + 8);
   finish(op);
@@ -296,7 +296,7 @@ export function cvtdq2ps(op: usize): void {
 }
 
 export function cvtdq2pd(op: usize): void {
-  start(low(src64(op)));
+  start(low64(src64(op)));
   store<f64>(cpu, <f64>load<i32>(cpu, TEMP), VECTOR_SCRATCH);
   store<f64>(cpu, <f64>load<i32>(cpu, TEMP + 4), VECTOR_SCRATCH + 8);
   finish(op);
@@ -347,8 +347,11 @@ export function cvtpd2pi(source: v128, rc: u32): u64 {
 
 // ---- approximations
 
-/** 1/x to well within the allowed relative error of 1.5 * 2^-12: rounded to single. Denormals count as zeros, denormal results become zeros; no exceptions but NaN propagation. */
-export function reciprocal(bits: u32): u32 {
+/**
+ * 1/x to well within the allowed relative error of 1.5 * 2^-12: rounded to single. Denormals count as zeros, denormal results become
+ * zeros; no exceptions but NaN propagation.
+ */
+function reciprocal(bits: u32): u32 {
   if (isNaN32(bits)) return bits | QUIET32;
   if (isDenormal32(bits)) bits &= 0x80000000;
   const r = reinterpret<u32>(<f32>1 / reinterpret<f32>(bits));
@@ -356,7 +359,7 @@ export function reciprocal(bits: u32): u32 {
 }
 
 /** 1/sqrt(x) likewise; negative numbers give the default NaN. */
-export function reciprocalRoot(bits: u32): u32 {
+function reciprocalRoot(bits: u32): u32 {
   if (isNaN32(bits)) return bits | QUIET32;
   if (isDenormal32(bits)) bits &= 0x80000000;
   if (bits << 1 != 0 && bits >> 31 != 0) return 0xffc00000;

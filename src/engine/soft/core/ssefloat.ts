@@ -1,9 +1,10 @@
 /**
  * SSE arithmetic on single and double precision elements.
  *
- * The host's floats give the right result when rounding is to nearest, but no exception flags. They are used when operands and result are normal
- * numbers or zeros, so that only INEXACT can arise, and INEXACT is masked and either already set or disproved by a cheap test. All else goes to
- * softfloat80. Results and flags are thus exact in every mode; programs that compute with rounded numbers meet the slow way once.
+ * The host's floats give the right result when rounding is to nearest, but no exception flags. They are used when operands and result are
+ * normal numbers or zeros, so that only INEXACT can arise, and INEXACT is masked and either already set or disproved by a cheap test. All
+ * else goes to softfloat80. Results and flags are thus exact in every mode; programs that compute with rounded numbers meet the slow way
+ * once.
  */
 
 import { VECTOR_SCRATCH } from './layout';
@@ -13,8 +14,8 @@ import { rd32, rd64 } from './memory';
 import { src128, xmmReg, xmmRm } from './xmm';
 import { begin, commit, DAZ, FTZ, mxcsr, PE, PM, RC, UM } from './mxcsr';
 import {
-  aSign, add, clearDenormal, copyAToB, DENORMAL, denormalOperand, INEXACT, INVALID, IS_FINITE, IS_QUIET, IS_ZERO, multiply, negateB, pack32, pack64,
-  quotient, raise, rClass, round, setA, setClass, squareRoot, tinyResult, UNDERFLOW, unpack32, unpack64,
+  add, aSign, clearDenormal, copyAToB, DENORMAL, denormalOperand, INEXACT, INVALID, IS_FINITE, IS_QUIET, IS_ZERO, multiply, negateB,
+  pack32, pack64, quotient, raise, rClass, round, setA, setClass, squareRoot, tinyResult, UNDERFLOW, unpack32, unpack64,
 } from './softfloat80';
 
 export const ADD: u32 = 0;
@@ -25,8 +26,8 @@ export const SQRT: u32 = 4;
 export const MIN: u32 = 5;
 export const MAX: u32 = 6;
 
-export const NAN32: u32 = 0xffc00000;
-export const NAN64: u64 = 0xfff8000000000000;
+const NAN32: u32 = 0xffc00000;
+const NAN64: u64 = 0xfff8000000000000;
 const QUIET32: u32 = 0x400000;
 const QUIET64: u64 = 0x8000000000000;
 
@@ -86,7 +87,10 @@ function isZero64(bits: u64): bool {
 
 // ---- one element
 
-/** Only INEXACT can arise from this operation, whose result in the host's arithmetic is r. A result of the least exponent may have been rounded up to it. */
+/**
+ * Only INEXACT can arise from this operation, whose result in the host's arithmetic is r. A result of the least exponent may have been
+ * rounded up to it.
+ */
 function plain32(kind: u32, a: u32, b: u32, r: u32): bool {
   if (kind == SQRT) return isZero32(b) || ((b >> 31) == 0 && isNormal32(b, 1));
   if (!(isZero32(a) || isNormal32(a, 1))) return false;
@@ -189,7 +193,7 @@ function flushOperand(csr: u32): void {
   setA(aSign, 0, 0, IS_ZERO);
 }
 
-export function operand32(bits: u32, csr: u32): void {
+function operand32(bits: u32, csr: u32): void {
   unpack32(bits);
   flushOperand(csr);
 }
@@ -283,13 +287,13 @@ function extreme64(kind: u32, a: u64, b: u64, csr: u32): u64 {
 }
 
 /** An operand that is used as it is: raises DENORMAL, or becomes zero with DAZ. */
-export function denormal32(bits: u32, csr: u32): u32 {
+function denormal32(bits: u32, csr: u32): u32 {
   if (!isDenormal32(bits)) return bits;
   if ((csr & DAZ) != 0) return bits & 0x80000000;
   raise(DENORMAL);
   return bits;
 }
-export function denormal64(bits: u64, csr: u32): u64 {
+function denormal64(bits: u64, csr: u32): u64 {
   if (!isDenormal64(bits)) return bits;
   if ((csr & DAZ) != 0) return bits & 0x8000000000000000;
   raise(DENORMAL);
@@ -338,10 +342,10 @@ function holds(predicate: u32, order: i32): bool {
   return result != ((predicate & 4) != 0);
 }
 
-export function compare32(a: u32, b: u32, predicate: u32): u32 {
+function compare32(a: u32, b: u32, predicate: u32): u32 {
   return holds(predicate, order32(a, b, signalingPredicate(predicate))) ? 0xffffffff : 0;
 }
-export function compare64(a: u64, b: u64, predicate: u32): u64 {
+function compare64(a: u64, b: u64, predicate: u32): u64 {
   return holds(predicate, order64(a, b, signalingPredicate(predicate))) ? 0xffffffffffffffff : 0;
 }
 
@@ -533,7 +537,9 @@ export function comparePacked32(op: usize): void {
   const d = xmmReg(op);
   const predicate = load<u32>(op, OP_IMM) & 7;
   begin();
-  for (let i: usize = 0; i < 16; i += 4) store<u32>(cpu + i, compare32(load<u32>(d + i), load<u32>(cpu + i, TEMP_B), predicate), VECTOR_SCRATCH);
+  for (let i: usize = 0; i < 16; i += 4) {
+    store<u32>(cpu + i, compare32(load<u32>(d + i), load<u32>(cpu + i, TEMP_B), predicate), VECTOR_SCRATCH);
+  }
   commit();
   v128.store(d, v128.load(cpu, VECTOR_SCRATCH));
 }
@@ -543,7 +549,9 @@ export function comparePacked64(op: usize): void {
   const d = xmmReg(op);
   const predicate = load<u32>(op, OP_IMM) & 7;
   begin();
-  for (let i: usize = 0; i < 16; i += 8) store<u64>(cpu + i, compare64(load<u64>(d + i), load<u64>(cpu + i, TEMP_B), predicate), VECTOR_SCRATCH);
+  for (let i: usize = 0; i < 16; i += 8) {
+    store<u64>(cpu + i, compare64(load<u64>(d + i), load<u64>(cpu + i, TEMP_B), predicate), VECTOR_SCRATCH);
+  }
   commit();
   v128.store(d, v128.load(cpu, VECTOR_SCRATCH));
 }

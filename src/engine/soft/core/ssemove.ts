@@ -141,7 +141,8 @@ export function insert(op: usize, size: u32): void {
 export function extract(op: usize, size: u32): void {
   const s = xmmReg(op) + (control(op) & (16 / size - 1)) * size;
   if (load<u8>(op, OP_MOD) == 0) {
-    store<u64>(gpr(load<u8>(op, OP_RM)), size == 1 ? <u64>load<u8>(s) : size == 2 ? <u64>load<u16>(s) : size == 4 ? <u64>load<u32>(s) : load<u64>(s));
+    const value = size == 1 ? <u64>load<u8>(s) : size == 2 ? <u64>load<u16>(s) : size == 4 ? <u64>load<u32>(s) : load<u64>(s);
+    store<u64>(gpr(load<u8>(op, OP_RM)), value);
     return;
   }
   const la = ea(op);

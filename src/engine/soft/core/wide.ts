@@ -1,7 +1,7 @@
 /**
- * Floating point with a 128-bit significand, for the x87's transcendental functions: the significand is so much longer than the result's 64 bits that
- * truncating each step leaves the final rounding right but in rare cases. A number is 32 bytes in linear memory:
- * significand high and low (top bit set; zero has 0), exponent, sign; value = significand / 2^127 * 2^exp.
+ * Floating point with a 128-bit significand, for the x87's transcendental functions: the significand is so much longer than the result's
+ * 64 bits that truncating each step leaves the final rounding right but in rare cases. A number is 32 bytes in linear memory: significand
+ * high and low (top bit set; zero has 0), exponent, sign; value = significand / 2^127 * 2^exp.
  */
 
 import { divide, mulHigh, remainder } from './softfloat80';

@@ -6,12 +6,13 @@ import { cpu } from './state';
 import { ea, OP_CODE, OP_REG, OP_RM, OP_SUB } from './record';
 import { rd16, rd32, rd64, wr16 } from './memory';
 import { checkWait, fpuUnusable } from './control';
-import { CF, cond, PF, setArith, ZF } from './flags';
+import { cond, setArith } from './flags';
 import { copyAToB, DOWN, TRUNCATE, unpack32, unpack64, unpackInt, UP } from './softfloat80';
 import {
-  checkPending, INDEFINITE_SIG, INDEFINITE_WORD, initX87, isEmpty, loadSt, noteInstruction, noteOperand, pop, push, roundingControl, setC1, setControl, setEmpty,
-  setSt, setTop, signal, st, stackFault, top,
+  checkPending, INDEFINITE_SIG, INDEFINITE_WORD, initX87, isEmpty, loadSt, noteInstruction, noteOperand, pop, push, roundingControl,
+  setC1, setControl, setEmpty, setSt, setTop, signal, st, stackFault, top,
 } from './x87state';
+import { orderFlags } from './sse';
 import * as A from './x87arith';
 import * as E from './x87env';
 import * as M from './x87memory';
@@ -200,7 +201,7 @@ function compareToFlags(op: usize, quiet: bool, pops: bool): void {
     order = A.compareOperands(quiet);
     proceeds = signal();
   }
-  setArith(order == 2 ? ZF | PF | CF : order < 0 ? CF : order == 0 ? ZF : 0);
+  setArith(orderFlags(order));
   if (pops && proceeds) pop();
 }
 

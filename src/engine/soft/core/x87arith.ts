@@ -1,15 +1,15 @@
 /** x87 arithmetic, comparison, and the exact operations: FPREM, FSCALE, FXTRACT, FRNDINT (Intel SDM vol. 1, 8.3; vol. 2). */
 
-import { FSW, FTW } from './layout';
-import { cpu } from './state';
+
+
 import {
-  aClass, add, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, compareAB, copyAToB, DENORMAL, denormalOperand, integerOfA, INVALID, IS_FINITE,
-  IS_INFINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, IS_ZERO, multiply, NEAREST, negateB, packSig80, packWord80, quotient, raise, rClass, resultFromA, rExp, round,
-  setA, setClass, setR, setRaised, setSign, squareRoot, swapAB, TRUNCATE, unpackInt, ZERO_DIVIDE, raised,
+  aClass, add, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, compareAB, copyAToB, DENORMAL, denormalOperand, integerOfA,
+  INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, IS_ZERO, multiply, NEAREST, negateB, packSig80, packWord80,
+  quotient, raise, rClass, resultFromA, rExp, round, setClass, setR, setRaised, setSign, squareRoot, swapAB, unpackInt, ZERO_DIVIDE,
 } from './softfloat80';
 import {
-  clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, precision, push, roundingControl, setC1, setConditions, setEmpty, setSt, setUsed, signal,
-  signalRounded, st, stackFault, SW_C0, SW_C1, SW_C2, SW_C3,
+  clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, precision, push, roundingControl, setC1, setConditions, setSt,
+  signal, signalRounded, st, stackFault, SW_C0, SW_C1, SW_C2, SW_C3,
 } from './x87state';
 
 const QUIET: u64 = 0x4000000000000000;
@@ -75,7 +75,10 @@ export function storeNaN(i: u32): bool {
   return storeQuiet(i, aSig, aSign);
 }
 
-/** Result of an operation on a and b, either a NaN or unsupported (SDM vol. 1, table 4-7): a quiet NaN before a signaling one, else the larger significand. */
+/**
+ * Result of an operation on a and b, either a NaN or unsupported (SDM vol. 1, table 4-7): a quiet NaN before a signaling one, else the
+ * larger significand.
+ */
 export function storeEitherNaN(i: u32): bool {
   if (aClass == IS_UNSUPPORTED || bClass == IS_UNSUPPORTED) return storeIndefinite(i);
   if (aClass == IS_SIGNALING || bClass == IS_SIGNALING) raise(INVALID);
@@ -103,7 +106,10 @@ export function arithmetic(operation: u32, to: u32): bool {
   return storeResult(to, precision());
 }
 
-/** Condition codes of a comparison of a with b; `quiet`: only signaling NaNs are invalid. True unless an unmasked exception forbids popping. */
+/**
+ * Condition codes of a comparison of a with b; `quiet`: only signaling NaNs are invalid. True unless an unmasked exception forbids
+ * popping.
+ */
 export function compare(quiet: bool): bool {
   const order = compareOperands(quiet);
   const proceeds = signal();
@@ -121,7 +127,7 @@ export function compareOperands(quiet: bool): i32 {
   return compareAB();
 }
 
-export function conditionsOf(order: i32): u32 {
+function conditionsOf(order: i32): u32 {
   return order == 2 ? SW_C3 | SW_C2 | SW_C0 : order < 0 ? SW_C0 : order == 0 ? SW_C3 : 0;
 }
 
@@ -281,8 +287,8 @@ export function extractExponent(): void {
 }
 
 /**
- * FPREM (`nearest` false) and FPREM1: the exact remainder of ST(0) / ST(1). Exponents more than 63 apart are reduced in steps, C2 telling that more
- * are needed; the step's size, 32 to 63, is the CPU's choice.
+ * FPREM (`nearest` false) and FPREM1: the exact remainder of ST(0) / ST(1). Exponents more than 63 apart are reduced in steps, C2 telling
+ * that more are needed; the step's size, 32 to 63, is the CPU's choice.
  */
 export function partialRemainder(nearest: bool): void {
   clearC2();

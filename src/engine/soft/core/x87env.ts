@@ -17,13 +17,13 @@ function tag(register: usize): u32 {
   return exp == 0x7fff || <i64>sig >= 0 ? 2 : 0;
 }
 
-export function tagWord(): u32 {
+function tagWord(): u32 {
   let word: u32 = 0;
   for (let i: usize = 0; i < 8; i++) word |= tag(i) << (<u32>i << 1);
   return word;
 }
 
-export function setTagWord(word: u32): void {
+function setTagWord(word: u32): void {
   let used: u32 = 0;
   for (let i: u32 = 0; i < 8; i++) if (((word >> (i << 1)) & 3) != 3) used |= 1 << i;
   store<u8>(cpu, used, FTW);

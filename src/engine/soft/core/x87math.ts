@@ -1,18 +1,25 @@
 /**
- * x87 transcendental functions (Intel SDM vol. 1, 8.3.6 to 8.3.10; vol. 2), by series in 128-bit floating point. The error before the final rounding is
- * below 2^-110 of the result, so results are correctly rounded but for one case in 2^45 or so; CPUs promise 1 ulp. Arguments of the trigonometric functions
- * are reduced, exactly, by the 66-bit value of pi that Intel's and AMD's CPUs use (SDM vol. 1, 8.3.8).
+ * x87 transcendental functions (Intel SDM vol. 1, 8.3.6 to 8.3.10; vol. 2), by series in 128-bit floating point. The error before the
+ * final rounding is below 2^-110 of the result, so results are correctly rounded but for one case in 2^45 or so; CPUs promise 1 ulp.
+ * Arguments of the trigonometric functions are reduced, exactly, by the 66-bit value of pi that Intel's and AMD's CPUs use (SDM vol. 1,
+ * 8.3.8).
  */
 
 import { VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import {
-  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INEXACT, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, UNDERFLOW, ZERO_DIVIDE,
+  aClass, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, copyAToB, INEXACT, INVALID, IS_FINITE, IS_INFINITE, IS_QUIET,
+  IS_ZERO, packSig80, packWord80, raise, resultFromA, round, setClass, setR, setSign, UNDERFLOW, ZERO_DIVIDE,
 } from './softfloat80';
-import { clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, push, roundingControl, setC2, setSt, stackFault } from './x87state';
-import { aIsNaN, begin, bothUsed, eitherIsNaN, EMAX, EMIN, storeEitherNaN, storeIndefinite, storeNaN, storeResult, used } from './x87arith';
 import {
-  wideAdd, wideCopy, wideDecrement, wideDiv, wideDivInt, wideExp, wideHigh, wideInt, wideLow, wideMul, wideNegate, wideNormal, wideScale, wideSet, wideSign, WIDE_SIZE, wideSub,
+  clearC2, INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, pop, push, roundingControl, setC2, setSt, stackFault,
+} from './x87state';
+import {
+  aIsNaN, begin, bothUsed, eitherIsNaN, EMAX, EMIN, storeEitherNaN, storeIndefinite, storeNaN, storeResult, used,
+} from './x87arith';
+import {
+  WIDE_SIZE, wideAdd, wideCopy, wideDecrement, wideDiv, wideDivInt, wideExp, wideHigh, wideInt, wideLow, wideMul, wideNegate, wideNormal,
+  wideScale, wideSet, wideSign, wideSub,
 } from './wide';
 
 const PI_HIGH: u64 = 0xc90fdaa22168c234;
@@ -360,7 +367,10 @@ function multiplyByB(a: usize, exact: bool): void {
   raise(wideExp(a) < EMIN ? INEXACT | UNDERFLOW : INEXACT);
 }
 
-/** Settles the product of b and a logarithm of sign `logarithm` (-1, 0, 1) where either is zero or b infinite; false where it must be computed. */
+/**
+ * Settles the product of b and a logarithm of sign `logarithm` (-1, 0, 1) where either is zero or b infinite; false where it must be
+ * computed.
+ */
 function specialProduct(logarithm: i32): bool {
   if (logarithm == 0) {
     if (bClass == IS_INFINITE) setInvalid();
@@ -424,7 +434,10 @@ export function logarithm(): void {
   if (storeResult(1, 64)) pop();
 }
 
-/** FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here right for all ST(0) > -1, and ST(0) itself below. */
+/**
+ * FYL2XP1: ST(1) = ST(1) * log2(ST(0) + 1), then pop. Defined for |ST(0)| <= 1 - sqrt(1/2); here right for all ST(0) > -1, and ST(0)
+ * itself below.
+ */
 export function logarithmPlusOne(): void {
   if (!bothUsed(0, 1, 1, true)) return;
   begin();

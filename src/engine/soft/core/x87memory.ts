@@ -1,13 +1,17 @@
-/** x87 loads and stores: conversions between the registers' double extended format and the formats of memory (Intel SDM vol. 1, 4.2, 4.7, 8.3.3). */
+/**
+ * x87 loads and stores: conversions between the registers' double extended format and the formats of memory (Intel SDM vol. 1, 4.2, 4.7,
+ * 8.3.3).
+ */
 
 import { ea } from './record';
 import { probeWrite, rd16, rd32, rd64, wr16, wr32, wr64 } from './memory';
 import {
-  aClass, aSig, aSign, DENORMAL, denormalOperand, INEXACT, integerOfA, INVALID, IS_FINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, pack32, pack64, packSig80,
-  packWord80, raise, raised, resultFromA, round, setRaised, unpack32, unpack64, unpackInt,
+  aClass, aSig, aSign, DENORMAL, denormalOperand, INEXACT, integerOfA, INVALID, IS_FINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, pack32,
+  pack64, packSig80, packWord80, raise, raised, resultFromA, round, setRaised, unpack32, unpack64, unpackInt,
 } from './softfloat80';
 import {
-  INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, noteOperand, pop, push, roundingControl, setC1, signal, signalRounded, st, stackFault,
+  INDEFINITE_SIG, INDEFINITE_WORD, isEmpty, loadSt, masked, noteOperand, pop, push, roundingControl, setC1, signal, signalRounded, st,
+  stackFault,
 } from './x87state';
 import { begin } from './x87arith';
 

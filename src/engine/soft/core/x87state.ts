@@ -1,8 +1,8 @@
 /**
  * The x87 register stack, its tags, and its exceptions (Intel SDM vol. 1, chapter 8).
  *
- * An instruction collects exception flags in softfloat80's `raised`, writes memory if it does that, and then calls `signal`: so a page fault leaves
- * the status word as it was. An unmasked exception only sets ES; the next waiting instruction raises #MF.
+ * An instruction collects exception flags in softfloat80's `raised`, writes memory if it does that, and then calls `signal`: so a page
+ * fault leaves the status word as it was. An unmasked exception only sets ES; the next waiting instruction raises #MF.
  */
 
 import { CR0, FCS, FCW, FDP, FDS, FIP, FOP, FPR, FSW, FTW, SEG_SELECTOR } from './layout';
@@ -11,14 +11,14 @@ import { currentRip, OP_CODE, OP_MOD, OP_SEG } from './record';
 import { fault } from './events';
 import { DENORMAL, INEXACT, INVALID, raised, roundedUp, setRaised, unpack80, ZERO_DIVIDE } from './softfloat80';
 
-export const SW_STACK: u32 = 0x40;
+const SW_STACK: u32 = 0x40;
 export const SW_SUMMARY: u32 = 0x80;
 export const SW_C0: u32 = 0x100;
 export const SW_C1: u32 = 0x200;
 export const SW_C2: u32 = 0x400;
 export const SW_C3: u32 = 0x4000;
 export const SW_BUSY: u32 = 0x8000;
-export const SW_CONDITIONS: u32 = 0x4700;
+const SW_CONDITIONS: u32 = 0x4700;
 
 /** The control bits that exist; bit 6 reads as one. */
 const CW_WRITABLE: u32 = 0x1f3f;
@@ -66,7 +66,7 @@ export function setEmpty(i: u32): void {
   store<u8>(cpu, <u32>load<u8>(cpu, FTW) & ~(1 << physical(i)), FTW);
 }
 
-export function setUsed(i: u32): void {
+function setUsed(i: u32): void {
   store<u8>(cpu, <u32>load<u8>(cpu, FTW) | (1 << physical(i)), FTW);
 }
 

@@ -33,8 +33,15 @@ export function mmxRm(op: usize): usize {
   return cpu + FPR + (<usize>(load<u8>(op, OP_RM) & 7) << 4);
 }
 
+/** A 64-bit value in the low half of a vector of zeros. */
+// @ts-ignore: decorator
+@inline
+export function low64(value: u64): v128 {
+  return i64x2.replace_lane(i64x2.splat(0), 0, value);
+}
+
 /** Address of the memory operand, which must be 16-byte aligned (#GP). */
-export function alignedAddress(op: usize): u64 {
+function alignedAddress(op: usize): u64 {
   const la = ea(op);
   if ((la & 15) != 0) faultCode(13, 0);
   return la;

@@ -1,7 +1,8 @@
 /**
  * MMX, SSE, SSE2, SSE3, SSSE3, SSE4.1 and SSE4.2 instructions, and the FXSAVE and XSAVE family (Intel SDM vol. 2, tables A-3 to A-5).
  *
- * An integer operation that exists for MMX registers (no prefix) and XMM registers (66) has one handler for both: the 66 prefix tells them apart.
+ * An integer operation that exists for MMX registers (no prefix) and XMM registers (66) has one handler for both: the 66 prefix tells
+ * them apart.
  */
 
 import type { Row } from './row.ts';

@@ -1,8 +1,9 @@
 /**
  * The x87 instructions: D8..DF and FWAIT (Intel SDM vol. 2, tables A-7 to A-22).
  *
- * Many rows share a handler: the arithmetic operation (reg field: add mul com comp sub subr div divr), the condition of FCMOVcc and the constant of
- * FLD1.. are read from the instruction's own fields. Rows marked "alias" are encodings without a documented mnemonic that every x86 CPU executes.
+ * Many rows share a handler: the arithmetic operation (reg field: add mul com comp sub subr div divr), the condition of FCMOVcc and the
+ * constant of FLD1.. are read from the instruction's own fields. Rows marked "alias" are encodings without a documented mnemonic that
+ * every x86 CPU executes.
  */
 
 import type { Row } from './row.ts';
@@ -13,7 +14,8 @@ const REVERSED = ['ADD', 'MUL', 'COM', 'COMP', 'SUBR', 'SUB', 'DIVR', 'DIV'] as 
 
 /** The eight arithmetic operations of one opcode byte, /0 to /7. */
 function arithmetic(opcode: string, mnemonics: readonly string[], operands: string, handler: string): Row[] {
-  return mnemonics.map((name, digit): Row => [`${opcode} /${digit} ${operands.startsWith('m') ? 'm' : 'r'}`, `${name} ${operands}`, `h:${handler}`]);
+  const place = operands.startsWith('m') ? 'm' : 'r';
+  return mnemonics.map((name, digit): Row => [`${opcode} /${digit} ${place}`, `${name} ${operands}`, `h:${handler}`]);
 }
 
 const CONSTANTS = ['FLD1', 'FLDL2T', 'FLDL2E', 'FLDPI', 'FLDLG2', 'FLDLN2', 'FLDZ'] as const;
