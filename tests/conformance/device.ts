@@ -121,7 +121,8 @@ export function deviceTests(boot: Boot): void {
     const guest = boot();
     guest.put(0x9066, '68 00'); // bitmap at 104
     guest.put(0x9068, 'fe ff ff'); // port 0 allowed
-    guest.cpu.writeSystem({ ...guest.cpu.readSystem(), segments: guest.cpu.readSystem().segments.map((s, i) => (i === 6 ? { ...s, limit: 0x6b } : s)) });
+    const system = guest.cpu.readSystem();
+    guest.cpu.writeSystem({ ...system, segments: system.segments.map((s, i) => (i === 6 ? { ...s, limit: 0x6b } : s)) });
     guest.user();
     guest.put(0x2_0000, 'e6 00 e6 01');
     expect(guest.run()).toMatchObject({ kind: 'io', port: 0 });

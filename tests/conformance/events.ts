@@ -17,7 +17,9 @@ export function eventTests(boot: Boot): void {
     const guest = boot();
     guest.user();
     guest.put(USER, 'cd 80 90 f4'); // int $0x80; nop; hlt
-    expect(guest.runToHandler()).toMatchObject({ vector: 0x80, rip: USER + 2, cs: SELECTOR.user, rsp: USER_STACK, ss: SELECTOR.userData, stack: RSP0 });
+    expect(guest.runToHandler()).toMatchObject({
+      vector: 0x80, rip: USER + 2, cs: SELECTOR.user, rsp: USER_STACK, ss: SELECTOR.userData, stack: RSP0,
+    });
     expect(guest.cpu.privilegeLevel).toBe(0);
     expect(guest.runToHandler()).toMatchObject({ vector: 13, rip: USER + 3, rsp: USER_STACK });
   });

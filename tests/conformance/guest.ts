@@ -32,7 +32,9 @@ export const SMALL = 0x20_0000;
 /** Linear address of guest physical 0 in the upper half. */
 export const HIGH = -(2 ** 47);
 
-export const SELECTOR = { code: 0x08, data: 0x10, user32: 0x1b, userData: 0x23, user: 0x2b, tss: 0x30, code32: 0x40, code16: 0x48, data16: 0x50 } as const;
+export const SELECTOR = {
+  code: 0x08, data: 0x10, user32: 0x1b, userData: 0x23, user: 0x2b, tss: 0x30, code32: 0x40, code16: 0x48, data16: 0x50,
+} as const;
 
 const P = 1n;
 const W = 2n;
@@ -119,7 +121,8 @@ export class Guest {
     for (const [selector, descriptor] of descriptors) this.put64(GDT + (selector & ~7), descriptor);
     for (let vector = 0; vector < 256; vector++) {
       this.gate(vector, STUBS + 16 * vector);
-      this.put(STUBS + 16 * vector, Uint8Array.of(0x68, vector, 0, 0, 0, 0xe6, HANDLER_PORT, 0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf)); // push; out; add $8,%rsp; iretq
+      // push; out; add $8,%rsp; iretq
+      this.put(STUBS + 16 * vector, Uint8Array.of(0x68, vector, 0, 0, 0, 0xe6, HANDLER_PORT, 0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf));
     }
     this.put64(TSS + 4, BigInt(RSP0));
     this.put64(TSS + 36, BigInt(IST1));
@@ -131,7 +134,8 @@ export class Guest {
     const target = BigInt.asUintN(64, BigInt(offset));
     const type = trap ? 15n : 14n;
     this.put64(IDT + 16 * vector,
-      (target & 0xffffn) | (BigInt(selector) << 16n) | (BigInt(ist) << 32n) | (type << 40n) | (BigInt(dpl) << 45n) | (1n << 47n) | (((target >> 16n) & 0xffffn) << 48n));
+      (target & 0xffffn) | (BigInt(selector) << 16n) | (BigInt(ist) << 32n) | (type << 40n) | (BigInt(dpl) << 45n) | (1n << 47n)
+        | (((target >> 16n) & 0xffffn) << 48n));
     this.put64(IDT + 16 * vector + 8, target >> 32n);
   }
 
@@ -171,23 +175,42 @@ export class Guest {
   /** Runs to the next handler; returns what it found on its stack. */
   runToHandler(): Delivered {
     const exit = this.run();
-    if (exit.kind !== 'io' || exit.port !== HANDLER_PORT) throw new Error(`expected a handler, got ${JSON.stringify(exit, (_, v) => (typeof v === 'bigint' ? `${v}` : v))}`);
+    if (exit.kind !== 'io' || exit.port !== HANDLER_PORT) throw new Error(`expected a handler, got ${show(exit)}`);
     const rsp = Number(this.get('rsp'));
     const vector = Number(this.get64(rsp));
     const coded = vector === 8 || (vector >= 10 && vector <= 14) || vector === 17;
     const frame = rsp + (coded ? 16 : 8);
     return {
-      vector, errorCode: coded ? Number(this.get64(rsp + 8)) : -1, rip: Number(BigInt.asIntN(64, this.get64(frame))), cs: Number(this.get64(frame + 8)),
-      rflags: Number(this.get64(frame + 16)), rsp: Number(BigInt.asIntN(64, this.get64(frame + 24))), ss: Number(this.get64(frame + 32)), stack: frame + 40,
+      vector,
+      errorCode: coded ? Number(this.get64(rsp + 8)) : -1,
+      rip: Number(BigInt.asIntN(64, this.get64(frame))),
+      cs: Number(this.get64(frame + 8)),
+      rflags: Number(this.get64(frame + 16)),
+      rsp: Number(BigInt.asIntN(64, this.get64(frame + 24))),
+      ss: Number(this.get64(frame + 32)),
+      stack: frame + 40,
     };
   }
 
   /** Runs to `out %al, $0xf1`. */
   runToDone(): void {
     const exit = this.run();
-    if (exit.kind !== 'io' || exit.port !== DONE_PORT) throw new Error(`expected the end, got ${JSON.stringify(exit, (_, v) => (typeof v === 'bigint' ? `${v}` : v))}`);
+    if (exit.kind !== 'io' || exit.port !== DONE_PORT) throw new Error(`expected the end, got ${show(exit)}`);
   }
 }
 
 /** The frame that a handler found. `stack`: the stack pointer before delivery pushed anything. */
-export interface Delivered { vector: number; errorCode: number; rip: number; cs: number; rflags: number; rsp: number; ss: number; stack: number }
+export interface Delivered {
+  vector: number;
+  errorCode: number;
+  rip: number;
+  cs: number;
+  rflags: number;
+  rsp: number;
+  ss: number;
+  stack: number;
+}
+
+function show(exit: Exit): string {
+  return JSON.stringify(exit, (_, value) => (typeof value === 'bigint' ? `${value}` : value));
+}

@@ -1,7 +1,7 @@
 /** Real-address mode, protected mode, the way into long mode, and compatibility mode. */
 
 import { describe, expect, test } from 'vitest';
-import { CODE, GDT, Guest, HANDLER_PORT, PML4, SELECTOR, USER, USER_STACK } from './guest.ts';
+import { CODE, GDT, type Guest, HANDLER_PORT, PML4, SELECTOR, USER, USER_STACK } from './guest.ts';
 import type { Boot } from './suite.ts';
 
 /** Puts the CPU at 0:`ip` in real-address mode. */
@@ -132,7 +132,8 @@ export function modeTests(boot: Boot): void {
       guest.runToDone();
       expect(guest.cpu.privilegeLevel).toBe(0);
       expect(guest.get('rsp')).toBe(0x7_0000n - 20n);
-      expect([guest.get32(0x6_ffec), guest.get32(0x6_fff0), guest.get32(0x6_fff8), guest.get32(0x6_fffc)]).toEqual([CODE + 2, 0x1b, 0x6_0000, 0x23]);
+      const frame = [0x6_ffec, 0x6_fff0, 0x6_fff8, 0x6_fffc].map((at) => guest.get32(at));
+      expect(frame).toEqual([CODE + 2, 0x1b, 0x6_0000, 0x23]);
       gate32(guest, 13, 0x8e00, 0x08, 0x4010);
       guest.put(0x4010, 'e6 f1');
       guest.runToDone(); // HLT at CPL 3
@@ -158,8 +159,10 @@ export function modeTests(boot: Boot): void {
       const tss = 0x5_0000;
       guest.put64(GDT + 0x40, 0x0000_8905_0000_0067n);
       gate32(guest, 0x81, 0xe500, 0x40, 0);
-      const put32 = (offset: number, value: number) => { new DataView(guest.engine.memory.bytes.buffer, guest.engine.memory.bytes.byteOffset).setUint32(tss + offset, value, true); };
-      for (const [offset, value] of [[32, 0x4100], [36, 2], [56, 0x7_1000], [72, 0x10], [76, 0x08], [80, 0x10], [84, 0x10]] as const) put32(offset, value);
+      // EIP, EFLAGS, ESP, ES, CS, SS, DS
+      for (const [offset, value] of [[32, 0x4100], [36, 2], [56, 0x7_1000], [72, 0x10], [76, 0x08], [80, 0x10], [84, 0x10]] as const) {
+        guest.engine.memory.words[(tss + offset) / 4] = value;
+      }
       guest.put(0x4100, 'e6 f1 cf');
       guest.put(CODE, 'b8 07 00 00 00 cd 81 b8 09 00 00 00 cd 82');
       gate32(guest, 0x82, 0xee00, 0x08, 0x4200);
@@ -217,5 +220,6 @@ function protectedMode(guest: Guest, cpl: 0 | 3 = 3): Guest {
 
 /** A 32-bit gate; `attributes`: the type, DPL and P bits in place (8 to 15). */
 function gate32(guest: Guest, vector: number, attributes: number, selector: number, offset: number): void {
-  guest.put64(0x7000 + 8 * vector, BigInt(offset & 0xffff) | (BigInt(selector) << 16n) | (BigInt(attributes) << 32n) | (BigInt(offset >>> 16) << 48n));
+  const target = BigInt(offset & 0xffff) | (BigInt(offset >>> 16) << 48n);
+  guest.put64(0x7000 + 8 * vector, target | (BigInt(selector) << 16n) | (BigInt(attributes) << 32n));
 }

@@ -27,8 +27,11 @@ export function pagingTests(boot: Boot): void {
       const guest = boot();
       guest.setPage(0, entry);
       // SMAP and SMEP need supervisor pages for the code: run it in the upper half.
-      if (cr4) guest.cpu.writeSystem({ ...guest.cpu.readSystem(), cr4: guest.cpu.readSystem().cr4 | cr4, gdtr: { base: 0xffff800000006000n, limit: 0xff },
-        idtr: { base: 0xffff800000007000n, limit: 0xfff } });
+      if (cr4) {
+        const system = guest.cpu.readSystem();
+        const high = (low: bigint, limit: number) => ({ base: 0xffff_8000_0000_0000n | low, limit });
+        guest.cpu.writeSystem({ ...system, cr4: system.cr4 | cr4, gdtr: high(0x6000n, 0xff), idtr: high(0x7000n, 0xfff) });
+      }
       if (user) guest.user();
       const at = user ? USER : CODE;
       guest.put(at, code);

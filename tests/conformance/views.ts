@@ -17,7 +17,9 @@ function load(boot: Boot, bytes: string): Module {
   const [text, data] = guest.engine.allocateHostPages(2) as [HostPage, HostPage];
   text.bytes.set(code(bytes));
   const view = guest.engine.createView('module');
-  view.setFixedPages([{ address: TEXT, page: text, permission: read | execute }, { address: PRIVATE, page: data, permission: read | write }]);
+  view.setFixedPages([
+    { address: TEXT, page: text, permission: read | execute }, { address: PRIVATE, page: data, permission: read | write },
+  ]);
   guest.set('rip', TEXT);
   return { guest, view, text, data };
 }
@@ -68,7 +70,8 @@ export function viewTests(boot: Boot): void {
   test('permissions of fixed pages: writing text and fetching data do not happen', () => {
     const { guest, view } = load(boot, '88 05 00 00 00 00'); // mov %al,0(%rip): the text itself
     guest.cpu.enter(view);
-    expect(event(guest.run())).toMatchObject({ type: 'exception', vector: 14, errorCode: 3, address: BigInt.asUintN(64, BigInt(TEXT + 6)) });
+    const address = BigInt.asUintN(64, BigInt(TEXT + 6));
+    expect(event(guest.run())).toMatchObject({ type: 'exception', vector: 14, errorCode: 3, address });
     guest.set('rip', PRIVATE);
     expect(guest.run()).toEqual({ kind: 'fetch', address: PRIVATE });
   });

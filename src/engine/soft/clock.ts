@@ -1,4 +1,7 @@
-/** The engine's time. Host: the monotonic clock. Instructions: advances with executed instructions only, and by jumps of an idle machine. */
+/**
+ * The engine's time. Host: the monotonic clock. Instructions: advances with executed instructions only, and by jumps of an idle
+ * machine.
+ */
 
 import type { ClockKind, EngineClock } from '../contract.ts';
 

@@ -5,9 +5,9 @@ import { REG, REGISTER_COUNT } from '../contract.ts';
 import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
-  BUDGET, COUNT, CPL, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
-  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT, REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW, SHADOW_COUNT,
-  TIME_OFFSET, TRAPS,
+  BUDGET, COUNT, CPL, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS,
+  FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT,
+  REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW, SHADOW_COUNT, TIME_OFFSET, TRAPS,
 } from './core/layout.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
 import { type Space, setEvents } from './space.ts';
@@ -226,7 +226,8 @@ export class SoftCpu implements Cpu {
     return BigInt.asUintN(64, this.core.msrResult());
   }
   writeMsr(index: number, value: bigint): void {
-    if (this.core.writeMsr(index, value) !== 0) throw new RangeError(`MSR 0x${index.toString(16)} does not take the value 0x${value.toString(16)}`);
+    if (this.core.writeMsr(index, value) === 0) return;
+    throw new RangeError(`MSR 0x${index.toString(16)} does not take the value 0x${value.toString(16)}`);
   }
 
   reset(kind: 'power-up' | 'init'): void {

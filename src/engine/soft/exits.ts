@@ -1,10 +1,13 @@
-/** From the core's exit record to the contract's exits. One object of each kind is made for a CPU and used again, so that exits allocate nothing. */
+/**
+ * From the core's exit record to the contract's exits. One object of each kind is made for a CPU and used again, so that exits
+ * allocate nothing.
+ */
 
 import type { Exit, PendingEvent } from '../contract.ts';
 import {
-  EVENT_TYPE_EXCEPTION, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_SOFTWARE, EXIT_ADDRESS, EXIT_CODE, EXIT_EVENT, EXIT_EXTENSIONS, EXIT_FETCH, EXIT_GPA,
-  EXIT_HALT, EXIT_IO, EXIT_KICK, EXIT_LINEAR, EXIT_MMIO, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_SHUTDOWN, EXIT_SIZE, EXIT_TYPE, EXIT_VALUE, EXIT_VECTOR,
-  EXIT_WINDOW, EXIT_WRITE, NO_CODE,
+  EVENT_TYPE_EXCEPTION, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_SOFTWARE, EXIT_ADDRESS, EXIT_CODE, EXIT_EVENT, EXIT_EXTENSIONS,
+  EXIT_FETCH, EXIT_GPA, EXIT_HALT, EXIT_IO, EXIT_KICK, EXIT_LINEAR, EXIT_MMIO, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_SHUTDOWN, EXIT_SIZE,
+  EXIT_TYPE, EXIT_VALUE, EXIT_VECTOR, EXIT_WINDOW, EXIT_WRITE, NO_CODE,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
 

@@ -5,8 +5,9 @@
 
 import { PAGE_SIZE } from '../contract.ts';
 import {
-  CODE_AREA, CODE_AREA_SIZE, CPU_INDEX, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FIXED_SIZE, FRAME_CODE, SET_HEADER, SHARED, SHARED_CLOCK,
-  SHARED_CPU_COUNT, SHARED_CPUS, SHARED_FRAMES, SHARED_RAM, SHARED_RAM_SIZE, SHARED_RANDOM, SYSTEM_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SET_SIZE, VIEW_SIZE,
+  CODE_AREA, CODE_AREA_SIZE, CPU_INDEX, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FIXED_SIZE, FRAME_CODE, SET_HEADER, SHARED,
+  SHARED_CLOCK, SHARED_CPU_COUNT, SHARED_CPUS, SHARED_FRAMES, SHARED_RAM, SHARED_RAM_SIZE, SHARED_RANDOM, SYSTEM_SIZE, TLB_SET_SIZE,
+  TLB_SETS, TLB_SETS_AT, VIEW_SIZE,
 } from './core/layout.ts';
 
 /** The core's static data ends below this. */
@@ -39,7 +40,12 @@ export interface Space {
   readonly ramSize: number;
 }
 
-export interface SpaceOptions { readonly memorySize: number; readonly cpus: number; readonly hostPages: number; readonly deterministic: boolean }
+export interface SpaceOptions {
+  readonly memorySize: number;
+  readonly cpus: number;
+  readonly hostPages: number;
+  readonly deterministic: boolean;
+}
 
 /** Lays out and allocates. Throws RangeError when it does not fit 4 GiB. */
 export function createSpace(options: SpaceOptions): Space {
@@ -60,7 +66,9 @@ export function createSpace(options: SpaceOptions): Space {
   const hostPages = take(options.hostPages * PAGE_SIZE);
   const ram = take(options.memorySize, LARGE);
   const pages = Math.max(1024, Math.ceil(next / WASM_PAGE));
-  if (pages > 65536) throw new RangeError(`guest memory, host pages and ${options.cpus} CPUs need ${pages} pages of 64 KiB; at most 65536 exist`);
+  if (pages > 65536) {
+    throw new RangeError(`guest memory, host pages and ${options.cpus} CPUs need ${pages} pages of 64 KiB; at most 65536 exist`);
+  }
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const space: Space = {
     memory, shared, views, fixed, fixedMax, frames, scratch, cpus, hostPages, ram, ramSize: options.memorySize,

@@ -1,8 +1,6 @@
 /** Counters of an engine, summed over its CPUs. */
 
-import {
-  CODE_AREA, COUNT, FILLS, FLUSHES, STAT_BLOCKS, STAT_PAGE_DROPS, STAT_POOL_DROPS, STAT_RECORDS,
-} from './core/layout.ts';
+import { CODE_AREA, COUNT, FILLS, FLUSHES, STAT_BLOCKS, STAT_PAGE_DROPS, STAT_POOL_DROPS, STAT_RECORDS } from './core/layout.ts';
 import type { Space } from './space.ts';
 
 // Table of undefined instructions in the code area (core/statistics.ts)

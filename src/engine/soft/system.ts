@@ -2,15 +2,18 @@
 
 import type { Segment, SystemRegisters } from '../contract.ts';
 import {
-  CPL, CR0, CR2, CR3, CR4, CR8, DEBUGCTL, DR, EFER, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE, IDTR_LIMIT, KERNEL_GS_BASE, MISC_ENABLE, NMI_BLOCKED, NMI_PENDING, PAT,
-  RFLAGS, RIP, SEG_ATTR, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SHADOW, SPEC_CTRL, TRAPS, TSC_ADJUST, TSC_AUX, WINDOW_WANTED, XCR0, INJECTED, FORCED_TYPE,
-  REPLAY_COUNT, REPLAY_INDEX,
+  CPL, CR0, CR2, CR3, CR4, CR8, DEBUGCTL, DR, EFER, FORCED_TYPE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE, IDTR_LIMIT, INJECTED,
+  KERNEL_GS_BASE, MISC_ENABLE, NMI_BLOCKED, NMI_PENDING, PAT, REPLAY_COUNT, REPLAY_INDEX, RFLAGS, RIP, SEG_ATTR, SEG_BASE, SEG_LIMIT,
+  SEG_SELECTOR, SHADOW, SPEC_CTRL, TRAPS, TSC_ADJUST, TSC_AUX, WINDOW_WANTED, XCR0,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
 
 const SEGMENTS = 8;
 /** Family, model and stepping in RDX after reset: as CPUID leaf 1 (core/cpuid.ts). */
 const SIGNATURE = 0x0008_06f8n;
+
+/** Events that wait, and what is half done: none after a reset. */
+const PENDING_WORDS = [NMI_BLOCKED, NMI_PENDING, SHADOW, TRAPS, WINDOW_WANTED, INJECTED, FORCED_TYPE, REPLAY_COUNT, REPLAY_INDEX];
 
 export class SystemState {
   private readonly view: DataView;
@@ -88,7 +91,7 @@ export class SystemState {
     for (let i = 0; i < 4; i++) this.set64(DR + 8 * i, 0n);
     this.set64(DR + 48, 0xffff_0ff0n);
     this.set64(DR + 56, 0x400n);
-    for (const offset of [NMI_BLOCKED, NMI_PENDING, SHADOW, TRAPS, WINDOW_WANTED, INJECTED, FORCED_TYPE, REPLAY_COUNT, REPLAY_INDEX]) this.set32(offset, 0);
+    for (const offset of PENDING_WORDS) this.set32(offset, 0);
     if (kind === 'init') return;
     for (const offset of [TSC_ADJUST, TSC_AUX, SPEC_CTRL, DEBUGCTL, KERNEL_GS_BASE]) this.set64(offset, 0n);
     this.set64(PAT, 0x0007_0406_0007_0406n);

@@ -5,8 +5,8 @@
 
 import { type FixedPage, type HostPage, type Instruction, PAGE_SIZE, type PhysicalRange, type View } from '../contract.ts';
 import {
-  ALLOW_MWAIT, ALLOW_VECTOR, EVENT_VIEWS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, VIEW_ALLOWED, VIEW_FIXED, VIEW_FIXED_COUNT,
-  VIEW_GENERATION, VIEW_ID, VIEW_SIZE,
+  ALLOW_MWAIT, ALLOW_VECTOR, EVENT_VIEWS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, VIEW_ALLOWED, VIEW_FIXED,
+  VIEW_FIXED_COUNT, VIEW_GENERATION, VIEW_ID, VIEW_SIZE,
 } from './core/layout.ts';
 import { MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
 

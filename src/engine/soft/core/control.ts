@@ -108,7 +108,10 @@ const CR4_DE: u64 = 8;
 const DR7_GD: u64 = 0x2000;
 const DR6_BD: u32 = 0x2000;
 
-/** The number after aliasing (DR4 and DR5 are DR6 and DR7 unless CR4.DE), or #UD; #DB first when DR7.GD guards them. Nonzero: an exit code. */
+/**
+ * The number after aliasing (DR4 and DR5 are DR6 and DR7 unless CR4.DE), or #UD; #DB first when DR7.GD guards them. Nonzero: an exit
+ * code.
+ */
 export function debugIndex(index: u32): u32 {
   if (index > 7 || ((index == 4 || index == 5) && load<u64>(cpu, CR4) & CR4_DE)) fault(6);
   if (load<u64>(cpu + 56, DR) & DR7_GD) {

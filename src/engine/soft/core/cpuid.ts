@@ -14,8 +14,7 @@ export let ecx: u32 = 0;
 export let edx: u32 = 0;
 
 /** VME..OSXMMEXCPT as far as they exist here, UMIP no, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP. VME and PVI are absent. */
-export const CR4_SUPPORTED: u64 = (1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 7) | (1 << 8) | (1 << 9) | (1 << 10) | (1 << 16) | (1 << 17)
-  | (1 << 18) | (1 << 20) | (1 << 21);
+export const CR4_SUPPORTED: u64 = 0x7fc | (1 << 16) | (1 << 17) | (1 << 18) | (1 << 20) | (1 << 21);
 
 /** Family 6, model 8Fh (Sapphire Rapids), stepping 8: in none of Linux' lists of flawed models. */
 const SIGNATURE: u32 = 0x000806f8;
@@ -101,7 +100,8 @@ export function cpuid(leaf: u32, subleaf: u32): void {
   const index = load<u32>(cpu, CPU_INDEX);
   const count = load<u32>(shared, SHARED_CPU_COUNT);
   if (leaf >= 0x40000000 && leaf <= 0x4fffffff && leaf != MAX_HYPERVISOR) leaf = 0x40000001;
-  else if (leaf > MAX_LEAF && (leaf < 0x80000000 || leaf > MAX_EXTENDED) && leaf >> 28 != 4) leaf = MAX_LEAF; // SDM: as the highest basic leaf
+  // SDM: as the highest basic leaf
+  else if (leaf > MAX_LEAF && (leaf < 0x80000000 || leaf > MAX_EXTENDED) && leaf >> 28 != 4) leaf = MAX_LEAF;
   switch (leaf) {
     case 0: // "GenuineIntel"
       answer(MAX_LEAF, word(0x47656e75), word(0x6e74656c), word(0x696e6549));
@@ -164,9 +164,4 @@ function topologyLeaf(subleaf: u32, index: u32, count: u32): void {
   if (subleaf == 0) answer(0, 1, 0x100, index);
   else if (subleaf == 1) answer(roundedLog(count), count, 0x201, index);
   else answer(0, 0, subleaf & 0xff, index);
-}
-
-/** XSAVE's OSXSAVE precondition. */
-export function xsaveEnabled(): bool {
-  return (load<u64>(cpu, CR4) & (1 << 18)) != 0;
 }

@@ -5,14 +5,16 @@ import { faultCode, flagsChanged } from './events';
 import { getFlags, setFlags } from './flags';
 import { sysRd16, sysRd32, sysRd64 } from './memory';
 import {
-  ATTR_CODE, ATTR_DB, ATTR_DOWN, ATTR_L, ATTR_P, ATTR_S, CS, SS, TR, attrOf, baseOf, checkStackSegment, dplOf, limitOf, longMode, protectedMode,
-  readDescriptor, segAttr, segBase, segLimit, segSelector, selectorFault, setAccessed, setNull, setReal, setSegment,
+  ATTR_CODE, ATTR_DB, ATTR_DOWN, ATTR_L, ATTR_P, ATTR_S, CS, SS, TR, attrOf, baseOf, checkStackSegment, dplOf, limitOf, longMode,
+  protectedMode, readDescriptor, segAttr, segBase, segLimit, segSelector, selectorFault, setAccessed, setNull, setReal, setSegment,
 } from './segments';
 import { isCanonical } from './paging';
 import { push, stackPointer, useCurrentStack, useFlatStack, useStack } from './stack';
 import { switchTask, TASK_CALL } from './tasks';
 import { updateContext } from './views';
-import { BUDGET, CPL, DELIVERY, EVENT_TYPE_EXCEPTION, EVENT_TYPE_SOFTWARE, EXTERNAL, GPR, IDTR_BASE, IDTR_LIMIT, NO_CODE, RIP } from './layout';
+import {
+  BUDGET, CPL, DELIVERY, EVENT_TYPE_EXCEPTION, EVENT_TYPE_SOFTWARE, EXTERNAL, GPR, IDTR_BASE, IDTR_LIMIT, NO_CODE, RIP,
+} from './layout';
 
 const TF: u64 = 0x100;
 const IF: u64 = 0x200;
@@ -145,7 +147,8 @@ function deliverLegacy(vector: u32, type: u32, code: u32): void {
   if (inner < cpl) {
     stackSelector = innerStackSelector(inner);
     stack = checkStackSegment(stackSelector, inner, 10);
-    useStack(baseOf(stack), limitOf(stack), attrOf(stack), innerStackPointer(inner), false, stackSelector & 0xfffc | load<u32>(cpu, EXTERNAL));
+    const fault = (stackSelector & 0xfffc) | load<u32>(cpu, EXTERNAL);
+    useStack(baseOf(stack), limitOf(stack), attrOf(stack), innerStackPointer(inner), false, fault);
     push(size, segSelector(SS));
     push(size, load<u64>(cpu + 32, GPR));
   } else useCurrentStack();

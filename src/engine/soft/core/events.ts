@@ -11,11 +11,13 @@ import { deliver } from './deliver';
 import { selectArray, refreshView } from './views';
 import { instructionsNow, run, settle } from './run';
 import {
-  BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENTS, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_STEP, EVENT_STEPPED,
-  EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EXIT_ADDRESS, EXIT_BUDGET,
-  EXIT_CODE, EXIT_EVENT, EXIT_FETCH, EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
-  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT, PENDING_NONE,
-  PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, SHADOW_COUNT, SHADOW_DEBUG, SHADOW_INTERRUPTS, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
+  BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK,
+  EVENT_NMI, EVENT_STEP, EVENT_STEPPED, EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI,
+  EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EVENTS, EXIT_ADDRESS, EXIT_BUDGET, EXIT_CODE, EXIT_EVENT, EXIT_FETCH,
+  EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
+  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT,
+  PENDING_NONE, PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, SHADOW_COUNT, SHADOW_DEBUG,
+  SHADOW_INTERRUPTS, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
 } from './layout';
 
 // RFLAGS
@@ -42,7 +44,10 @@ export function pageFault(la: u64, code: u32): void {
   faultWith(14, code);
 }
 
-/** A non-canonical data address: #SS(0) where the stack segment is meant, else #GP(0). PUSH, POP and CALL have two addresses: that near RSP is the stack's. */
+/**
+ * A non-canonical data address: #SS(0) where the stack segment is meant, else #GP(0). PUSH, POP and CALL have two addresses: that
+ * near RSP is the stack's.
+ */
 export function canonicalFault(la: u64): void {
   const op: usize = load<u32>(cpu, CUR_OP);
   const stack = op != 0 && (load<u8>(op, OP_SEG) == SS || la - load<u64>(cpu, GPR + 32) + 16 <= 32);
@@ -332,7 +337,10 @@ export function updateWaiting(): void {
   if (load<u32>(cpu, NMI_PENDING) != 0 && load<u32>(cpu, NMI_BLOCKED) == 0) setEvent(EVENT_NMI);
 }
 
-/** Begins the shadow of STI, or (with `debug`) of MOV SS and POP SS, the running instruction: the next one runs before anything is delivered. */
+/**
+ * Begins the shadow of STI, or (with `debug`) of MOV SS and POP SS, the running instruction: the next one runs before anything is
+ * delivered.
+ */
 export function beginShadow(debug: bool): void {
   store<u32>(cpu, debug ? SHADOW_INTERRUPTS | SHADOW_DEBUG : SHADOW_INTERRUPTS, SHADOW);
   store<u64>(cpu, instructionsNow() + 1, SHADOW_COUNT);

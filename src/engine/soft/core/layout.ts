@@ -118,7 +118,6 @@ export const XMM = 0x700; // 16 x 16 bytes
 export const VECTOR_SCRATCH = 0x800; // 1 KiB of temporaries of one instruction
 
 // 0xc00..0xc7f: exit record, read by the host side
-export const EXIT = 0xc00;
 export const EXIT_SIZE = 0xc04; // u32
 export const EXIT_WRITE = 0xc08; // u32
 export const EXIT_VALUE = 0xc0c; // u32
@@ -136,7 +135,6 @@ export const EXIT_LINEAR = 0xc38; // u64, address of a #PF
 export const REPLAY = 0xc80;
 export const REPLAY_MAX = 192;
 
-export const STATE_SIZE = 0x1000; // then TLBs, caches and records
 
 // Result of run() and unwound(): 0 = go on (unwound only)
 export const EXIT_BUDGET = 1; // the instructions of BUDGET are used up
@@ -149,7 +147,6 @@ export const EXIT_EVENT = 7;
 export const EXIT_FETCH = 8;
 export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
-export const EXIT_DEBUG = 11;
 export const EXIT_KICK = 12;
 
 export const SHADOW_INTERRUPTS = 1; // STI
@@ -190,10 +187,8 @@ export const SHARED_RAM_SIZE = 4; // u32, bytes
 export const SHARED_FRAMES = 8; // u32
 export const SHARED_CPU_COUNT = 12; // u32
 export const SHARED_CLOCK = 16; // u32: 0 = host clock, 1 = instructions
-export const SHARED_MTRR_DEF = 20; // u32
 export const SHARED_RANDOM = 24; // u64, state of the seeded generator (deterministic clock)
 export const SHARED_CPUS = 64; // u32 a CPU
-export const SHARED_SIZE = 0x400;
 
 // A view descriptor
 export const VIEW_ID = 0; // u32, 0 = untrusted

@@ -16,8 +16,10 @@ import { codeWritten } from './blocks';
 import { mmioRead, mmioWrite, watched } from './mmio';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch, isCanonical } from './paging';
 import { canonicalFault } from './events';
-import { DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
-  SET_HEADER, TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SET_SIZE, TLB_SYS } from './layout';
+import {
+  DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
+  TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SET_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SYS,
+} from './layout';
 
 // Fields of an entry
 export const READ_TAG = 0;
@@ -193,7 +195,6 @@ export function sysRd64(la: u64): u64 { return readVia(sysArray(), la, 8); }
 export function sysWr8(la: u64, v: u32): void { writeVia(sysArray(), la, 1, v); }
 export function sysWr16(la: u64, v: u32): void { writeVia(sysArray(), la, 2, v); }
 export function sysWr32(la: u64, v: u32): void { writeVia(sysArray(), la, 4, v); }
-export function sysWr64(la: u64, v: u64): void { writeVia(sysArray(), la, 8, v); }
 /** Reads for read-modify-write. */
 export function sysRmw32(la: u64): u32 { return <u32>modifyVia(sysArray(), la, 4); }
 

@@ -6,8 +6,8 @@ import { unwind } from './shared';
 import { walkGpa, walkRefused } from './paging';
 import { currentRipOrNext } from './events';
 import {
-  CR4, DELIVERY, DR, EXIT_EXTENSIONS, EXIT_GPA, EXIT_MMIO, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, PENDING, PENDING_EXIT, PENDING_VECTOR, REPLAY,
-  REPLAY_COUNT, REPLAY_INDEX, REPLAY_MAX, REPLAY_RIP, TRAPS,
+  CR4, DELIVERY, DR, EXIT_EXTENSIONS, EXIT_GPA, EXIT_MMIO, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, PENDING, PENDING_EXIT,
+  PENDING_VECTOR, REPLAY, REPLAY_COUNT, REPLAY_INDEX, REPLAY_MAX, REPLAY_RIP, TRAPS,
 } from './layout';
 
 /** The answer to the next device access of this instruction, if it is already known. */
@@ -73,7 +73,10 @@ export function portAccess(exit: u32): u32 {
   return 0;
 }
 
-/** Forgets the answers: the instruction, or one iteration of it, is complete. REP handlers call it after each iteration that they commit. */
+/**
+ * Forgets the answers: the instruction, or one iteration of it, is complete. REP handlers call it after each iteration that they
+ * commit.
+ */
 // @ts-ignore: decorator
 @inline
 export function clearReplay(): void {

@@ -7,8 +7,8 @@ import { isCanonical } from './paging';
 import { FS, GS } from './segments';
 import { flushAll, updateContext } from './views';
 import {
-  CR0, CSTAR, DEBUGCTL, EFER, KERNEL_GS_BASE, LSTAR, MISC_ENABLE, NS_PER_INSTRUCTION, PAT, SEG_BASE, SFMASK, SHARED_CLOCK, SPEC_CTRL, STAR, SYSENTER_CS,
-  SYSENTER_EIP, SYSENTER_ESP, TIME_OFFSET, TSC_ADJUST, TSC_AUX,
+  CR0, CSTAR, DEBUGCTL, EFER, KERNEL_GS_BASE, LSTAR, MISC_ENABLE, NS_PER_INSTRUCTION, PAT, SEG_BASE, SFMASK, SHARED_CLOCK, SPEC_CTRL, STAR,
+  SYSENTER_CS, SYSENTER_EIP, SYSENTER_ESP, TIME_OFFSET, TSC_ADJUST, TSC_AUX,
 } from './layout';
 
 export const MSR_DONE: u32 = 0;
@@ -106,11 +106,15 @@ export function readMsr(index: u32): u32 {
   return MSR_DONE;
 }
 
+/** FS, GS and kernel GS base, LSTAR, CSTAR, SYSENTER_ESP and _EIP. */
+function holdsAddress(index: u32): bool {
+  return (index >= 0xc0000100 && index <= 0xc0000102) || index == 0xc0000082 || index == 0xc0000083 || index == 0x175 || index == 0x176;
+}
+
 export function writeMsr(index: u32, value: u64): u32 {
   const at = storage(index);
   if (at != 0) {
-    const address = (index >= 0xc0000100 && index <= 0xc0000102) || index == 0xc0000082 || index == 0xc0000083 || index == 0x175 || index == 0x176;
-    if (address && !isCanonical(value)) return MSR_FAULT;
+    if (holdsAddress(index) && !isCanonical(value)) return MSR_FAULT;
     if (index == 0xc0000084 && value >> 32) return MSR_FAULT;
     store<u64>(cpu + at, value);
     return MSR_DONE;

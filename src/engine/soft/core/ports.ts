@@ -5,9 +5,7 @@ import { clearReplay, portAccess, watchedPort } from './mmio';
 import { probeWrite, rd16, rd32, rd8, sysRd16, wr16, wr32, wr8 } from './memory';
 import { currentRip, OP_ASIZE, OP_CODE, OP_PREFIX, OP_SEG, PREFIX_66, PREFIX_REP, PREFIX_REPNE } from './record';
 import { ATTR_P, CS, ES, FS, TR, checkSegment, mode64, protectedMode, segAttr, segBase, segLimit } from './segments';
-import {
-  CPL, EXIT_ADDRESS, EXIT_IO, EXIT_PORT, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, GPR, MODE, RFLAGS, RIP,
-} from './layout';
+import { CPL, EXIT_ADDRESS, EXIT_IO, EXIT_PORT, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, GPR, MODE, RFLAGS, RIP } from './layout';
 
 const RCX = GPR + 8;
 const RSI = GPR + 48;

@@ -2,9 +2,7 @@
 import { cpu } from './state';
 import { faultCode } from './events';
 import { sysRd64, sysWr8, sysRd8 } from './memory';
-import {
-  CPL, CR0, EFER, EXTERNAL, GDTR_BASE, GDTR_LIMIT, MODE, SEG_ATTR, SEG_BASE, SEG_LIMIT, SEG_SELECTOR,
-} from './layout';
+import { CPL, CR0, EFER, EXTERNAL, GDTR_BASE, GDTR_LIMIT, MODE, SEG_ATTR, SEG_BASE, SEG_LIMIT, SEG_SELECTOR } from './layout';
 
 export const ES: u32 = 0;
 export const CS: u32 = 1;
@@ -162,7 +160,8 @@ export function dropInnerSegments(cpl: u32): void {
 }
 
 /**
- * Legacy-mode limit and rights check of `size` bytes at `offset` in segment `i` (SDM vol. 3, 5.3): #SS(0) for the stack segment, else #GP(0).
+ * Legacy-mode limit and rights check of `size` bytes at `offset` in segment `i` (SDM vol. 3, 5.3): #SS(0) for the stack segment,
+ * else #GP(0).
  * In 64-bit mode there is nothing to check.
  */
 export function checkSegment(i: u32, offset: u32, size: u32, write: bool): void {

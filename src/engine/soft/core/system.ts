@@ -13,21 +13,21 @@ import { hostRandom, shared } from './shared';
 import { rd16, rd32, rd64, rd8, rmw16, sysRd64, sysRmw32, sysWr32, wr16, wr32, wr64 } from './memory';
 import { OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_RM, OP_SEG, OP_SIZE, OP_SUB, currentRip, ea, gpr } from './record';
 import {
-  ATTR_CODE, ATTR_DOWN, ATTR_P, ATTR_S, ATTR_WRITABLE, CS, DS, ES, FS, GS, LDTR, SS, TR, attrOf, baseOf, descriptorAddress, dplOf, limitOf, loadSegment,
-  longMode, mode64, protectedMode, readDescriptor, readUpperBase, segBase, segSelector, selectorFault, setSegment, typeOf,
+  ATTR_CODE, ATTR_DOWN, ATTR_P, ATTR_S, ATTR_WRITABLE, CS, DS, ES, FS, GS, LDTR, SS, TR, attrOf, baseOf, descriptorAddress, dplOf, limitOf,
+  loadSegment, longMode, mode64, protectedMode, readDescriptor, readUpperBase, segBase, segSelector, selectorFault, setSegment, typeOf,
 } from './segments';
 import { pop, push, stackPointer, useCurrentStack } from './stack';
 import { loadLdt } from './tasks';
 import { flushPage, selectArray } from './views';
 import {
-  ALLOW_MWAIT, CPL, CR4, EXIT_EXTENSIONS, EXIT_HALT, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_WRITE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE, IDTR_LIMIT,
-  KERNEL_GS_BASE, RESTART_RIP, RFLAGS, RIP, SEG_BASE, SHARED_CLOCK, SHARED_RANDOM, TSC_AUX, VIEW, VIEW_ALLOWED, VIEW_ID, XCR0,
+  ALLOW_MWAIT, CPL, CR4, EXIT_EXTENSIONS, EXIT_HALT, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_WRITE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE,
+  IDTR_LIMIT, KERNEL_GS_BASE, RESTART_RIP, RFLAGS, RIP, SEG_BASE, SHARED_CLOCK, SHARED_RANDOM, TSC_AUX, VIEW, VIEW_ALLOWED, VIEW_ID, XCR0,
 } from './layout';
 import {
-  ARPL, CALLF_A, CALLF_M, CLAC, CLI, CLTS, CPUID, HLT, IN_DX, IN_I, INS, INT, INT1, INT3, INTO, INVLPG, INVPCID, IRET, JMPF_A, JMPF_M, LAR, LGDT, LIDT, LLDT,
-  LMSW, LOAD_FAR, LSL, LTR, MONITOR, MOV_C_R, MOV_D_R, MOV_E_S, MOV_R_C, MOV_R_D, MOV_S_E, MWAIT, OUT_DX, OUT_I, OUTS, POP_S, PUSH_S, RDBASE, RDMSR, RDPID,
-  RDPMC, RDRAND, RDTSC, RDTSCP, RETF, RETF_Iw, SGDT, SIDT, SLDT, SMSW, STAC, STI, STR, SWAPGS, SYSCALL, SYSENTER, SYSEXIT, SYSRET, VERR, VERW, WBINVD, WRBASE,
-  WRMSR, XGETBV, XSETBV,
+  ARPL, CALLF_A, CALLF_M, CLAC, CLI, CLTS, CPUID, HLT, IN_DX, IN_I, INS, INT, INT1, INT3, INTO, INVLPG, INVPCID, IRET, JMPF_A, JMPF_M, LAR,
+  LGDT, LIDT, LLDT, LMSW, LOAD_FAR, LSL, LTR, MONITOR, MOV_C_R, MOV_D_R, MOV_E_S, MOV_R_C, MOV_R_D, MOV_S_E, MWAIT, OUT_DX, OUT_I, OUTS,
+  POP_S, PUSH_S, RDBASE, RDMSR, RDPID, RDPMC, RDRAND, RDTSC, RDTSCP, RETF, RETF_Iw, SGDT, SIDT, SLDT, SMSW, STAC, STI, STR, SWAPGS, SYSCALL,
+  SYSENTER, SYSEXIT, SYSRET, VERR, VERW, WBINVD, WRBASE, WRMSR, XGETBV, XSETBV,
 } from './generated/system';
 
 const IF: u64 = 0x200;

@@ -4,8 +4,8 @@ import { faultCode, flagsChanged } from './events';
 import { getFlags, setFlags } from './flags';
 import { sysRd16, sysRd32, sysWr16, sysWr32, sysWr8, sysRd8 } from './memory';
 import {
-  ATTR_CODE, ATTR_P, ATTR_S, CS, ES, LDTR, SS, TR, attrOf, baseOf, descriptorAddress, dplOf, limitOf, loadSegment, readDescriptor, segAttr, segBase,
-  segSelector, selectorFault, setNull, setSegment, typeOf, loadStackSegment,
+  ATTR_CODE, ATTR_P, ATTR_S, CS, ES, LDTR, SS, TR, attrOf, baseOf, descriptorAddress, dplOf, limitOf, loadSegment, readDescriptor, segAttr,
+  segBase, segSelector, selectorFault, setNull, setSegment, typeOf, loadStackSegment,
 } from './segments';
 import { push, stackPointer, useCurrentStack } from './stack';
 import { flushLocal, updateContext } from './views';
