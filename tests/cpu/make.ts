@@ -3,8 +3,8 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
-import { formatCase, formatOutcome, TIMED_OUT } from './fixture.ts';
-import { FIXTURES, heading, SEQUENCES } from './fixtures.ts';
+import { formatCase, formatOutcome, parseLine, TIMED_OUT } from './fixture.ts';
+import { FIXTURES, heading, readGroups, SEQUENCES } from './fixtures.ts';
 import { generate } from './generate.ts';
 import { Native } from './native.ts';
 import { sequences } from './sequences.ts';
@@ -16,9 +16,11 @@ const PROGRAMS = 3000;
 /** Rewrites `tests/cpu/fixtures`; with `only`, prints the rows whose heading contains it instead. Says on standard output what it did. */
 export function makeFixtures(only = ''): void {
   const table = opcodeTable();
+  const found = new Map(readGroups('../found.txt').map(({ heading: title, lines }) => [title, lines.map((line) => parseLine(`${line} =`).test)]));
   const work = table.map((row) => {
     const forms = generate(row);
-    return { title: heading(row), file: fileOf(row), forms: forms.length, cases: forms.flatMap((form) => form.cases) };
+    const cases = [...forms.flatMap((form) => form.cases), ...(found.get(heading(row)) ?? [])];
+    return { title: heading(row), file: fileOf(row), forms: forms.length, cases };
   });
   work.push({ title: SEQUENCES, file: 'sequences.txt', forms: 0, cases: sequences(table, '', PROGRAMS) });
   const chosen = work.filter(({ title, cases }) => cases.length > 0 && title.includes(only));
