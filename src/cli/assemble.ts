@@ -9,7 +9,7 @@ import { readKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { parseNet } from '../net/index.ts';
 import { parseJson, parseManifest } from '../policy/schema.ts';
-import type { CardConfig, RegisteredModule, VmConfig } from '../vm/config.ts';
+import { CARD_MODELS, type CardConfig, type RegisteredModule, type VmConfig } from '../vm/config.ts';
 import { LIMITS, readInput } from './command.ts';
 import { manifestPath } from './link.ts';
 import type { RunOptions } from './run-options.ts';
@@ -24,11 +24,20 @@ export const pciAddress = (slot: number): string => `0000:00:${slot.toString(16)
 export function cardsOf(nets: readonly string[], captures: readonly string[]): CardConfig[] {
   if (captures.length > nets.length) throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
   return nets.map((text, index) => ({
+    ...parseCard(text),
     slot: FIRST_CARD_SLOT + index,
     mac: `52:54:00:12:34:${(0x56 + index).toString(16).padStart(2, '0')}`,
-    net: parseNet(text),
     pcap: captures[index],
   }));
+}
+
+/** `BACKEND` or `BACKEND,model=MODEL`. */
+function parseCard(text: string): Pick<CardConfig, 'model' | 'net'> {
+  const match = /^(.*),model=([^,]*)$/s.exec(text);
+  if (match === null) return { net: parseNet(text) };
+  const model = CARD_MODELS.find((name) => name === match[2]);
+  if (model === undefined) throw new UserError(`--net ${text}: there is no card model "${match[2]}"`, `use one of ${CARD_MODELS.join(', ')}`);
+  return { model, net: parseNet(match[1]) };
 }
 
 function registeredModules(options: RunOptions): RegisteredModule[] {

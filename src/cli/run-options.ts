@@ -36,7 +36,7 @@ export const RUN_OPTIONS = {
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
   onViolation: { flags: '--on-violation <what>', group: 'guard', text: 'stricter than the grant says: quarantine or stop', schema: z.enum(['quarantine', 'stop']).optional() },
-  net: { flags: '--net <backend...>', group: 'devices', text: 'an e1000 card each: peer, user, stream:unix:PATH, stream:tcp:HOST:PORT, tap:NAME, none', schema: list.default([]) },
+  net: { flags: '--net <backend...>', group: 'devices', text: 'an e1000 card each: peer, user, stream:unix:PATH, stream:tcp:HOST:PORT, tap:NAME, none; with ,model=rtl8139 behind it that card', schema: list.default([]) },
   pcap: { flags: '--pcap <file...>', group: 'devices', text: 'capture of each card\'s frames, in the order of --net', schema: list.default([]) },
   debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port whose write ends the run, e.g. 0xf4', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
   engine: { flags: '--engine <name>', group: 'run', text: 'soft', schema: z.enum(['soft']).default('soft') },
@@ -71,7 +71,8 @@ export function resolveRunOptions(flags: Record<string, unknown>, configFile: st
   const merged: Record<string, unknown> = configFile === undefined ? {} : readConfig(configFile);
   for (const [name, row] of Object.entries(RUN_OPTIONS)) {
     const value = process.env[environmentName(name)];
-    if (value !== undefined) merged[name] = row.flags.includes('...') ? value.split(',') : value;
+    // Lists are separated by commas; one may stand before a card's model.
+    if (value !== undefined) merged[name] = row.flags.includes('...') ? value.split(/,(?!model=)/) : value;
     if (flags[name] !== undefined) merged[name] = flags[name];
   }
   const result = runSchema.safeParse(merged);

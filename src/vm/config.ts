@@ -13,7 +13,13 @@ export interface RegisteredModule {
   grants: unknown[];
 }
 
+/** rtl8139 is the RTL8139C+; rtl8139c the same chip without C+ mode. */
+export const CARD_MODELS = ['e1000', 'rtl8139', 'rtl8139c'] as const;
+export type CardModel = (typeof CARD_MODELS)[number];
+
 export interface CardConfig {
+  /** Default e1000. */
+  model?: CardModel;
   /** PCI slot on bus 0, 1 to 31. */
   slot: number;
   /** Six bytes, as in "52:54:00:12:34:56". */
