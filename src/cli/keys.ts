@@ -29,7 +29,7 @@ export function addKeyCommands(program: Command): void {
     .requiredOption('--manifest <file>', 'manifest of the guarded module')
     .requiredOption('--key <file>', 'private key of the administrator')
     .requiredOption('--vm <name...>', 'names of the virtual machines it holds for')
-    .requiredOption('--privilege <spec...>', 'KIND,NAME=VALUE,... e.g. pci-device,device=0000:00:03.0,vendor=8086,product=100e')
+    .option('--privilege <spec...>', 'KIND,NAME=VALUE,... e.g. pci-device,device=0000:00:03.0,vendor=8086,product=100e; none: guarded, without privileges', [])
     .option('--days <n>', 'valid from now for so many days', '365')
     .option('--on-violation <what>', 'quarantine, stop or log', 'quarantine')
     .option('--output <file>', 'where to write it; default: standard output')
