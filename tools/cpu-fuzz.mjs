@@ -3,6 +3,7 @@
 import './typescript-loader.mjs';
 import { parseArgs } from 'node:util';
 
-const { values } = parseArgs({ options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string', default: '1' }, only: { type: 'string', default: '' } } });
+const text = (value) => ({ type: 'string', default: value });
+const { values } = parseArgs({ options: { seconds: text('60'), seed: text('1'), only: text('') } });
 const { fuzz } = await import('../tests/cpu/fuzz.ts');
 process.exitCode = fuzz(Number(values.seconds), values.seed, values.only) === 0 ? 0 : 1;

@@ -20,7 +20,10 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
   const errorBits = openErrorBits(row, expected);
   check('error code', expected.error & ~errorBits, actual.error & ~errorBits);
   if (!isWideImage(row)) check('cr2', expected.cr2, actual.cr2);
-  if (!(row?.mnemonic === 'POPA' && expected.vector !== END)) expected.gpr.forEach((value, i) => { check(NAMES[i] as string, value, actual.gpr[i] as bigint); });
+  // A POPA that faults may have loaded some registers.
+  if (row?.mnemonic !== 'POPA' || expected.vector === END) {
+    expected.gpr.forEach((value, i) => { check(NAMES[i] as string, value, actual.gpr[i] as bigint); });
+  }
   const open = BigInt(openFlags(row, test, expected)) | RF;
   check('rflags', expected.rflags & ~open, actual.rflags & ~open);
   compareVector(row, test, expected, actual, check);
@@ -43,7 +46,7 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 const show = (value: bigint | number | string): string => (typeof value === 'string' ? value : `0x${value.toString(16)}`);
 
-/** Linux hides which kernel pages exist: it reports them all as present. ARPL asks for write access at once on Intel, only to write on AMD. */
+/** Linux hides which kernel pages exist: all are reported as present. ARPL asks for write access at once on Intel, only to write on AMD. */
 function openErrorBits(row: Instruction | undefined, expected: Outcome): number {
   return (expected.cr2 >= USER_END ? 1 : 0) | (row?.mnemonic === 'ARPL' ? 2 : 0);
 }
@@ -107,7 +110,7 @@ function compareVector(row: Instruction | undefined, test: Case, expected: Outco
   for (const [name, offset, size] of FIELDS) {
     const want = expected.fx.slice(offset, offset + size), got = actual.fx.slice(offset, offset + size);
     if (Buffer.compare(want, got) === 0) continue;
-    if (name === 'sw') for (const bytes of [want, got]) new DataView(bytes.buffer).setUint16(0, new DataView(bytes.buffer).getUint16(0, true) & ~openStatus, true);
+    if (name === 'sw') for (const bytes of [want, got]) clearBits(bytes, openStatus);
     if (name === 'tw' && anyMmxState) continue;
     if (name[0] === 'p' && transcendental && (anyResult || nearExtended(want, got))) continue;
     if (name[0] === 'x' && APPROXIMATE.test(mnemonic) && nearSingles(want, got)) continue;
@@ -116,8 +119,13 @@ function compareVector(row: Instruction | undefined, test: Case, expected: Outco
   }
 }
 
+function clearBits(word: Uint8Array, bits: number): void {
+  word[0] = (word[0] as number) & ~bits;
+  word[1] = (word[1] as number) & ~(bits >> 8);
+}
+
 /**
- * Bits of the status word that the manual leaves undefined and that AMD and Intel treat differently (Intel SDM vol. 1, table 8-1, and vol. 2):
+ * Bits of the status word that the manual leaves undefined and AMD and Intel treat differently (Intel SDM vol. 1, table 8-1, and vol. 2):
  * of a transcendental result, what depends on its last bit; the condition codes of FFREE; C1 of FCMOVcc and FCOMI.
  */
 function openStatusBits(mnemonic: string): number {
@@ -140,7 +148,8 @@ function isMmxConversion(mnemonic: string): boolean { return /^CVT.*PI/.test(mne
 /** Within one unit in the last place of the 64-bit significand (Intel SDM vol. 1, 8.3.10, promises that). */
 function nearExtended(want: Uint8Array, got: Uint8Array): boolean {
   const a = new DataView(want.buffer), b = new DataView(got.buffer);
-  const rank = (view: DataView): bigint => (BigInt(view.getUint16(8, true) & 0x7fff) << 63n) + BigInt.asUintN(63, view.getBigUint64(0, true));
+  const rank = (view: DataView): bigint =>
+    (BigInt(view.getUint16(8, true) & 0x7fff) << 63n) + BigInt.asUintN(63, view.getBigUint64(0, true));
   const distance = rank(a) - rank(b);
   return (a.getUint16(8, true) >> 15) === (b.getUint16(8, true) >> 15) && distance >= -1n && distance <= 1n;
 }

@@ -25,7 +25,9 @@ describe('instructions do what a real CPU did', () => {
     let cases = 0;
     for (const group of readGroups(file)) {
       const row = rows.get(group.heading);
-      if (row === undefined && group.heading !== SEQUENCES) failures.push(`${group.heading}: no such row in the opcode table; make the fixtures again`);
+      if (row === undefined && group.heading !== SEQUENCES) {
+        failures.push(`${group.heading}: no such row in the opcode table; make the fixtures again`);
+      }
       for (const line of group.lines) {
         const { test: one, expected } = parseLine(line);
         const found = differences(row, one, expected, guest.run(one));
@@ -50,7 +52,9 @@ test('encodings that the opcode table lacks are #UD', () => {
     const one = newCase(64, [...bytes, 0, 0, 0, 0], 'gi', 1);
     one.registers = [[0, BigInt(DATA)]];
     const { vector, rip } = guest.run(one);
-    if (vector !== 6 || rip !== BigInt(one.at)) accepted.push(`${disassemble(one)} [${bytes.map((byte) => byte.toString(16)).join(' ')}]: vector ${vector}`);
+    if (vector !== 6 || rip !== BigInt(one.at)) {
+      accepted.push(`${disassemble(one)} [${bytes.map((byte) => byte.toString(16)).join(' ')}]: vector ${vector}`);
+    }
     count += 1;
   }
   expect(count).toBeGreaterThan(1000);

@@ -32,7 +32,7 @@ export interface Choice {
 
 /** True when the row's operand size follows the operand-size attribute. */
 export function hasVariableSize(row: Instruction): boolean {
-  return row.operands.some(({ text, size }) => size === 'v' || size === 'z' || size === 'y' || /^[er]A?[A-D]?X|^[er][A-Z]X|^rAX|^eAX/.test(text))
+  return row.operands.some(({ text, size }) => 'vzy'.includes(size || '-') || /^[er][A-Z]X/.test(text))
     || /^(PUSH|POP)[AF]?$|^LEAVE|^ENTER|^RET|^IRET|^CALL|^JMPF|^C[BW][WD]/.test(row.mnemonic);
 }
 

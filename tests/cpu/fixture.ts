@@ -4,8 +4,8 @@
  *   CODE PROFILE+SEED [inputs] = [outputs]
  *
  * CODE is hex bytes, `32:` or `16:` before it for 32-bit or 16-bit code. Inputs change the state that profile and seed give (state.ts):
- *   rax=HEX  f=HEX (RFLAGS)  at=HEX (where the code lies)  @ADDRESS (64 bytes of operands)  @ADDRESS:BYTES  ~ADDRESS+SIZE (memory not compared)
- *   u=HEX (flags not compared)
+ *   rax=HEX  f=HEX (RFLAGS)  at=HEX (where the code lies)  @ADDRESS (64 bytes of operands)  @ADDRESS:BYTES
+ *   ~ADDRESS+SIZE (memory not compared)  u=HEX (flags not compared)
  * Outputs say what differs afterwards; numbers are hex, memory and XMM contents are bytes in memory order:
  *   !VECTOR[:ERROR[:CR2]]  ip=HEX  rax=HEX  f=HEX  x0=BYTES  mx=.. cw=.. sw=.. tw=..  p0=BYTES (physical x87 register)  [ADDRESS]=BYTES
  * No `!` means that the code ran to the INT3 behind it.
@@ -120,8 +120,9 @@ export function formatOutcome(test: Case, outcome: Outcome): string {
   const { state, patches } = input(test);
   const words: string[] = [];
   if (outcome.vector !== END) {
-    const detail = outcome.vector === 14 ? `:${outcome.error.toString(16)}:${outcome.cr2.toString(16)}` : outcome.error ? `:${outcome.error.toString(16)}` : '';
-    words.push(`!${outcome.vector}${detail}`);
+    const error = outcome.vector === 14 || outcome.error !== 0 ? `:${outcome.error.toString(16)}` : '';
+    const cr2 = outcome.vector === 14 ? `:${outcome.cr2.toString(16)}` : '';
+    words.push(`!${outcome.vector}${error}${cr2}`);
   }
   if (outcome.rip !== usualRip(test, outcome.vector)) words.push(`ip=${outcome.rip.toString(16)}`);
   outcome.gpr.forEach((value, i) => { if (value !== state.gpr[i]) words.push(`${NAMES[i]}=${value.toString(16)}`); });
@@ -200,7 +201,7 @@ function readOutcome(test: Case, words: readonly string[]): Outcome {
     else if (NAMES.includes(key)) out.gpr[NAMES.indexOf(key)] = BigInt(`0x${value}`);
     else if (field === undefined) throw new Error(`unknown output ${word} in a fixture line`);
     else if (isText(key)) out.fx.set(bytesOf(value), field[1]);
-    else for (let i = 0, rest = Number.parseInt(value, 16); i < field[2]; i++, rest = Math.floor(rest / 256)) out.fx[field[1] + i] = rest % 256;
+    else for (let i = 0; i < field[2]; i++) out.fx[field[1] + i] = Number.parseInt(value, 16) / 256 ** i; // the array keeps the low byte
   }
   out.rip = rip ?? usualRip(test, out.vector);
   return out;

@@ -3,7 +3,7 @@ import { createSoftEngine } from '../../src/engine/soft/engine.ts';
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
 import { differences } from './compare.ts';
-import { type Case, formatCase, formatOutcome, TIMED_OUT } from './fixture.ts';
+import { type Case, formatOutcome, TIMED_OUT } from './fixture.ts';
 import { heading, SEQUENCES } from './fixtures.ts';
 import { generate } from './generate.ts';
 import { Guest } from './guest.ts';
@@ -35,7 +35,7 @@ export function fuzz(seconds: number, seed: string, only: string): number {
         if (found.length === 0) return;
         const count = (failed.get(title) ?? 0) + 1;
         failed.set(title, count);
-        if (count <= SHOWN) console.log(`${report(title, test, found)}\n    fixture: ${formatCase(test)} = ${formatOutcome(test, expected)}\n`);
+        if (count <= SHOWN) console.log(`${report(title, test, found)}\n      on the CPU: ${formatOutcome(test, expected)}\n`);
       });
     }
   } finally {
@@ -48,7 +48,9 @@ export function fuzz(seconds: number, seed: string, only: string): number {
   return total;
 }
 
-function* batch(table: readonly Instruction[], salt: string, only: string): Generator<{ title: string; row: Instruction | undefined; test: Case }> {
+interface Work { title: string; row: Instruction | undefined; test: Case }
+
+function* batch(table: readonly Instruction[], salt: string, only: string): Generator<Work> {
   for (const row of table) {
     const title = heading(row);
     if (title.includes(only)) for (const form of generate(row, salt)) for (const test of form.cases) yield { title, row, test };

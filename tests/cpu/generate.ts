@@ -65,14 +65,17 @@ function kinds(row: Instruction, bits: Bits, size: number): [Kind, Target[]][] {
   }
   const list: [Kind, Target[]][] = [];
   const amdRefuses = row.map === 1 && row.opcode === 0x0d; // PREFETCHW of a register: #UD on AMD
-  if (row.place !== 'memory' && !amdRefuses && !row.operands.some(({ text }) => text[0] === 'M')) list.push(['register', ['aligned', 'aligned']]);
+  const hasRegister = row.place !== 'memory' && !row.operands.some(({ text }) => text[0] === 'M');
+  if (hasRegister && !amdRefuses) list.push(['register', ['aligned', 'aligned']]);
   if (row.place !== 'register' && bytes > 0) {
     list.push(['memory', bytes === 1 ? ['any', 'any'] : ['aligned', 'any', 'cross']]);
     const faults: Target[] = bytes > 1 ? ['edge', 'unmapped', 'readonly'] : ['unmapped', 'readonly'];
     if (bits === 64) faults.push('noncanonical');
     // ARPL that changes nothing writes on Intel, does not on AMD; what LAR and others read there would be any selector of the host.
-    list.push(['memory fault', /^(ARPL|LAR|LSL|VERR|VERW)$/.test(row.mnemonic) ? faults.filter((target) => target !== 'readonly') : faults]);
-    if (row.family === 'integer') list.push([row.attributes.lock ? 'lock' : 'bad lock', row.attributes.lock ? ['aligned', 'any'] : ['aligned']]);
+    const noReadOnly = /^(ARPL|LAR|LSL|VERR|VERW)$/.test(row.mnemonic);
+    list.push(['memory fault', noReadOnly ? faults.filter((target) => target !== 'readonly') : faults]);
+    if (row.attributes.lock) list.push(['lock', ['aligned', 'any']]);
+    else if (row.family === 'integer') list.push(['bad lock', ['aligned']]);
     if (usesStack(row)) list.push(['stack', ['any']]);
   }
   return list;
@@ -93,7 +96,7 @@ function weight(row: Instruction, bits: Bits, kind: Kind): number {
 }
 
 function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, target: Target, random: Random): Case | undefined {
-  const memory = kind === 'memory' || kind === 'memory fault' || kind === 'lock' || kind === 'bad lock' || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
+  const memory = ['memory', 'memory fault', 'lock', 'bad lock'].includes(kind) || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
   const bytes = needed(row, size);
   const registers = bits === 64 ? 16 : 8;
   const vector = row.family === 'x87' || row.family === 'sse';
@@ -103,7 +106,8 @@ function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, tar
     address: undefined, addressPrefix: bits === 64 ? random.chance(8) : random.chance(15), prefixes: [],
     reg: random.below(registers), rm: random.below(registers), forceRex: bits === 64 && random.chance(40),
     wide: bits === 64 && !hasVariableSize(row) && /^(F?XSAVE|F?XRSTOR|CMPXCHG)/.test(row.mnemonic) && random.chance(50),
-    idle66: !hasVariableSize(row) && row.prefix === 'any' && !(row.attributes.end && bits === 64) && (environment ? random.chance(30) : !vector && random.chance(6)),
+    idle66: !hasVariableSize(row) && row.prefix === 'any' && !(row.attributes.end && bits === 64)
+      && (environment ? random.chance(30) : !vector && random.chance(6)),
     immediates: immediatesOf(row, bits, size, random), registers: new Map(), rflags: undefined, patches: [], ignored: [],
     addressOnly: /^(LEA|NOP|PREFETCH)/.test(row.mnemonic),
   };
@@ -129,8 +133,10 @@ function needed(row: Instruction, size: number): number {
 
 /** Stack pointers that cross a page, run off the mapped pages or are not canonical. */
 function oddStack(bits: Bits, family: Family, random: Random): bigint {
-  const list = [DATA + 0x1000 + random.below(16), DATA + 0x1000 - random.below(9), DATA_END - random.below(9), DATA + random.below(9), DATA + 0x1803, DATA + 0x1901];
-  return bits === 64 && family !== 'system' && random.chance(15) ? random.pick([0x8000_0000_0000n, 0x8000_0000_0000_0000n, 0x8000_0000_0004n]) : BigInt(random.pick(list));
+  const page = DATA + 0x1000;
+  const list = [page + random.below(16), page - random.below(9), DATA_END - random.below(9), DATA + random.below(9), DATA + 0x1803, DATA + 0x1901];
+  const noncanonical = bits === 64 && family !== 'system' && random.chance(15);
+  return noncanonical ? random.pick([0x8000_0000_0000n, 0x8000_0000_0000_0000n, 0x8000_0000_0004n]) : BigInt(random.pick(list));
 }
 
 function immediatesOf(row: Instruction, bits: Bits, size: number, random: Random): Plan['immediates'] {
@@ -138,12 +144,14 @@ function immediatesOf(row: Instruction, bits: Bits, size: number, random: Random
   for (const { kind, size: type } of row.operands) {
     if (kind === 'I') {
       const width = type === 'b' ? 1 : type === 'w' ? 2 : type === 'v' ? size / 8 : Math.min(size / 8, 4);
-      list.push({ value: /^RETF?$/.test(row.mnemonic) ? BigInt(random.below(64)) : random.chance(50) ? integer(random) : random.word(), size: width });
+      const anything = random.chance(50) ? integer(random) : random.word();
+      list.push({ value: /^RETF?$/.test(row.mnemonic) ? anything & 63n : anything, size: width });
     } else if (kind === 'J') {
       const near = type === 'b' || random.chance(60);
       const far = random.chance(10) ? 0x2000_0000 : random.below(0x700);
       const distance = near ? 16 + random.below(100) : far + 16;
-      list.push({ value: BigInt(random.chance(50) ? distance : -distance - 16), size: type === 'b' ? 1 : bits !== 64 && size === 16 ? 2 : 4 });
+      const width = type === 'b' ? 1 : bits !== 64 && size === 16 ? 2 : 4;
+      list.push({ value: BigInt(random.chance(50) ? distance : -distance - 16), size: width });
     }
   }
   return list;
@@ -179,8 +187,9 @@ function profileOf(row: Instruction): string {
   if (row.family === 'integer' || row.family === 'system') return 'gi';
   const text = row.operands.map((operand) => operand.text).join(' ');
   if (row.family === 'x87') {
-    const memory = row.mnemonic.startsWith('FI') ? 'i' : row.mnemonic === 'FBLD' ? 'b' : text.includes('m80') ? 't' : text.includes('m64') ? 'd' : 's';
-    return `x${memory}`;
+    if (row.mnemonic.startsWith('FI')) return 'xi';
+    if (row.mnemonic === 'FBLD') return 'xb';
+    return text.includes('m80') ? 'xt' : text.includes('m64') ? 'xd' : 'xs';
   }
   // XSAVEOPT need not write what is in its initial state: leave nothing in it.
   if (row.mnemonic === 'XSAVEOPT') return 'ns';

@@ -1,7 +1,7 @@
 /**
  * The other side of the comparison: runs cases on an engine, through the engine contract alone. A minimal 64-bit guest: page tables for the
- * windows, a descriptor table like Linux's, and an interrupt table whose handlers are `hlt`. A case starts with IRETQ to CPL 3 and ends in one of
- * the handlers, so that RIP, RFLAGS, RSP and the error code are read from the stack as a kernel would see them.
+ * windows, a descriptor table like Linux's, and an interrupt table whose handlers are `hlt`. A case starts with IRETQ to CPL 3 and ends in one
+ * of the handlers, so that RIP, RFLAGS, RSP and the error code are read from the stack as a kernel would see them.
  */
 import type { Cpu, Engine } from '../../src/engine/contract.ts';
 import { hasErrorCode, REG, SEG } from '../../src/engine/contract.ts';
@@ -85,7 +85,10 @@ export class Guest {
     this.enter(IRETQ);
     const exit = this.cpu.run(this.engine.clock.now() + LIMIT);
     const fx = usesVector ? this.readVector() : normalise(state.fx);
-    const broken = { error: 0, cr2: 0n, rip: registers[REG.rip] as bigint, gpr: registers.slice(0, 16), rflags: registers[REG.rflags] as bigint, fx, memory: this.windowBytes };
+    const broken = {
+      error: 0, cr2: 0n, rip: registers[REG.rip] as bigint, gpr: registers.slice(0, 16), rflags: registers[REG.rflags] as bigint, fx,
+      memory: this.windowBytes,
+    };
     if (exit.kind === 'budget') return { ...broken, vector: TIMED_OUT };
     if (exit.kind !== 'halt') return { ...broken, vector: BROKEN, error: exit.kind.length };
     return this.readOutcome(test, broken);

@@ -16,7 +16,7 @@ const PROGRAMS = 3000;
 /** Rewrites `tests/cpu/fixtures`; with `only`, prints the rows whose heading contains it instead. Says on standard output what it did. */
 export function makeFixtures(only = ''): void {
   const table = opcodeTable();
-  const found = new Map(readGroups('../found.txt').map(({ heading: title, lines }) => [title, lines.map((line) => parseLine(`${line} =`).test)]));
+  const found = new Map(readGroups('../found.txt').map((group) => [group.heading, group.lines.map((line) => parseLine(`${line} =`).test)]));
   const work = table.map((row) => {
     const forms = generate(row);
     const cases = [...forms.flatMap((form) => form.cases), ...(found.get(heading(row)) ?? [])];
@@ -40,8 +40,9 @@ export function makeFixtures(only = ''): void {
     }
     if (only === '') rewrite(files);
     else for (const lines of files.values()) console.log(lines.join('\n'));
-    const total = (key: 'forms' | 'cases'): number => chosen.reduce((sum, item) => sum + (key === 'forms' ? item.forms : item.cases.length), 0);
-    console.log(`${total('forms')} instruction forms, ${total('cases')} cases, ${files.size} files`);
+    const sum = (numbers: number[]): number => numbers.reduce((total, n) => total + n, 0);
+    const forms = sum(chosen.map((item) => item.forms)), cases = sum(chosen.map((item) => item.cases.length));
+    console.log(`${forms} instruction forms, ${cases} cases, ${files.size} files`);
   } finally {
     native.close();
   }

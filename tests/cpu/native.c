@@ -3,7 +3,8 @@
  *
  * Every case ends in an exception: the pages around the code are full of INT3, so that "it ran to its end" is vector 3.
  * One signal handler does everything. It stores the outcome of the case that just ended, writes the next case's registers
- * into the signal frame and returns; the kernel's sigreturn loads them all at once (CS too: 0x23 selects 32-bit code, 7 the 16-bit code segment of the local table).
+ * into the signal frame and returns; the kernel's sigreturn loads them all at once (CS too: 0x23 selects 32-bit code, 7 the 16-bit code
+ * segment of the local table).
  *
  * stdin:  u32 count, u32 zero, then per case  { struct input, then `patches` x { u32 address, u32 length, bytes padded to 8 } }
  * stdout: per case { struct output, then `differences` x { u32 address, u32 length, bytes padded to 8 } }
@@ -35,7 +36,8 @@ enum { WINDOWS = 4, READ_ONLY = 3, GS_BASE = 0x20000400, TIMED_OUT = 255 };
 
 /* Order of the general registers of ucontext, in x86 encoding order. */
 static const int order[16] = {
-  REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI, REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+  REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+  REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
 static uint8_t *next;

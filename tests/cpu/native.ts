@@ -13,6 +13,8 @@ const INPUT_SIZE = 16 * 8 + 16 + 512 + 8;
 const OUTPUT_SIZE = 8 + 8 + 16 * 8 + 16 + 512 + 8;
 const BATCH = 5000;
 
+type Input = ReturnType<typeof input>;
+
 export class Native {
   private readonly folder = mkdtempSync(join(tmpdir(), 'cpu-oracle-'));
   private readonly program = join(this.folder, 'oracle');
@@ -21,7 +23,9 @@ export class Native {
   constructor() {
     const source = fileURLToPath(new URL('native.c', import.meta.url));
     const built = spawnSync('gcc', ['-O2', '-o', this.program, source], { encoding: 'utf8' });
-    if (built.status !== 0) throw new UserError(`gcc cannot build ${source}: ${built.error?.message ?? built.stderr}`, 'install gcc on an x86-64 Linux host');
+    if (built.status !== 0) {
+      throw new UserError(`gcc cannot build ${source}: ${built.error?.message ?? built.stderr}`, 'install gcc on an x86-64 Linux host');
+    }
   }
 
   run(cases: readonly Case[]): Outcome[] {
@@ -34,24 +38,24 @@ export class Native {
 
   private batch(cases: readonly Case[]): Outcome[] {
     const inputs = cases.map((test) => input(test));
-    const parts: Uint8Array[] = [Uint8Array.from(new Uint32Array([cases.length, 0]).reduce<number[]>((list, n) => [...list, n & 255, (n >> 8) & 255, n >> 16, 0], []))];
-    cases.forEach((test, i) => parts.push(...encode(test, inputs[i] as ReturnType<typeof input>)));
+    const parts: Uint8Array[] = [new Uint8Array(new Uint32Array([cases.length, 0]).buffer)];
+    cases.forEach((test, i) => { parts.push(...encode(test, inputs[i] as Input)); });
     const run = spawnSync(this.program, { input: Buffer.concat(parts), maxBuffer: 1 << 30 });
     if (run.status !== 0) throw new Error(`the oracle ended with status ${run.status}, signal ${run.signal}: ${run.stderr}`);
     const data = new DataView(run.stdout.buffer, run.stdout.byteOffset, run.stdout.byteLength);
     let at = 0;
     return cases.map((test, i) => {
-      const { outcome, next } = decode(data, at, test, memoryBefore((inputs[i] as ReturnType<typeof input>).patches));
+      const { outcome, next } = decode(data, at, test, memoryBefore((inputs[i] as Input).patches));
       at = next;
       return outcome;
     });
   }
 }
 
-function encode(test: Case, { state, patches }: ReturnType<typeof input>): Uint8Array[] {
+function encode(test: Case, { state, patches }: Input): Uint8Array[] {
   const head = new Uint8Array(INPUT_SIZE);
   const data = new DataView(head.buffer);
-  state.gpr.forEach((value, i) => data.setBigUint64(8 * i, value, true));
+  state.gpr.forEach((value, i) => { data.setBigUint64(8 * i, value, true); });
   const { selector, base } = codeSegment(test.bits);
   data.setBigUint64(128, BigInt(test.at - base), true);
   data.setBigUint64(136, state.rflags, true);

@@ -36,7 +36,9 @@ export interface Plan {
 }
 
 const MASK64 = (1n << 64n) - 1n;
-const SIZES: Record<string, number> = { b: 1, w: 2, d: 4, q: 8, dq: 16, ps: 16, pd: 16, ss: 4, sd: 8, pi: 8, si: 4, m16: 2, m32: 4, m64: 8, m80: 10, m2byte: 2, m128: 16 };
+const SIZES: Record<string, number> = {
+  b: 1, w: 2, d: 4, q: 8, dq: 16, ps: 16, pd: 16, ss: 4, sd: 8, pi: 8, m16: 2, m32: 4, m64: 8, m80: 10,
+};
 
 /** Bytes of the row's memory operand; 0 when it has none. */
 export function memorySize(row: Instruction, size: number): number {
@@ -84,21 +86,25 @@ export function usesSmallAddresses(plan: Plan): boolean { return addressBits(pla
 export function memoryForm(plan: Plan): Memory {
   const { random, bits } = plan;
   if (usesSmallAddresses(plan)) return form16(plan);
-  const free = (bits === 64 ? [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] : [0, 1, 2, 3, 5, 6, 7]).filter((r) => !plan.registers.has(r));
+  const free = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].filter((r) => (r < 8 || bits === 64) && !plan.registers.has(r));
   const scale = random.below(4) as 0 | 1 | 2 | 3;
   let displacement = [0, random.below(256) - 128, (random.next() | 0) >> random.below(20)][random.below(3)] as number;
   let displacementSize: 0 | 1 | 2 | 4 = displacement === 0 ? 0 : displacement >= -128 && displacement < 128 ? 1 : 4;
   const kind = random.below(10);
   if (plan.addressOnly) {
-    if (kind < 2) return { base: kind === 0 && bits === 64 ? 'rip' : undefined, scale: 0, displacement: random.next() | 0, displacementSize: 4 };
+    const base = kind === 0 && bits === 64 ? 'rip' : undefined;
+    if (kind < 2) return { base, scale: 0, displacement: random.next() | 0, displacementSize: 4 };
   }
   let segment = 0;
-  if (bits === 64 && random.chance(6) && !plan.addressOnly && plan.target !== 'noncanonical') { plan.prefixes.push(0x65); segment = GS_BASE; }
-  else if (random.chance(4)) plan.prefixes.push(random.pick(bits === 64 ? [0x26, 0x2e, 0x36, 0x3e] : [0x26, 0x36, 0x3e]));
+  if (bits === 64 && random.chance(6) && !plan.addressOnly && plan.target !== 'noncanonical') {
+    plan.prefixes.push(0x65);
+    segment = GS_BASE;
+  } else if (random.chance(4)) plan.prefixes.push(random.pick(bits === 64 ? [0x26, 0x2e, 0x36, 0x3e] : [0x26, 0x36, 0x3e]));
   const noncanonical = plan.target === 'noncanonical';
   const goal = (noncanonical ? random.pick(NON_CANONICAL) : BigInt(plan.address ?? 0)) - BigInt(segment);
   if (!noncanonical && !plan.addressOnly) {
-    if (kind === 0 && bits === 64) return { base: 'rip', scale: 0, displacement: Number(goal), displacementSize: 4 }; // made relative once the length is known
+    // Made relative once the length is known.
+    if (kind === 0 && bits === 64) return { base: 'rip', scale: 0, displacement: Number(goal), displacementSize: 4 };
     if (kind === 1) return { scale: 0, displacement: Number(goal), displacementSize: 4 };
     if (kind === 2 && !plan.registers.has(4) && Math.abs(Number(goal) - STACK) < 0x10000) {
       return { base: 4, scale: 0, displacement: Number(goal) - STACK, displacementSize: 4 };

@@ -32,7 +32,8 @@ const EFFECTS: Record<string, Effect> = {
   BT: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF }, BTS: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF },
   BSF: { reads: 0, defines: ZF, leavesOpen: ALL & ~ZF }, STC: { ...NONE, defines: CF }, CLC: { ...NONE, defines: CF },
   CMC: { reads: CF, defines: CF, leavesOpen: 0 }, SAHF: { ...NONE, defines: ALL & ~OF }, LAHF: { ...NONE, reads: ALL & ~OF },
-  PUSHF: { ...NONE, reads: ALL }, MOV: NONE, MOVZX: NONE, MOVSX: NONE, LEA: NONE, NOT: NONE, XCHG: NONE, PUSH: NONE, POP: NONE, CBW: NONE, CWD: NONE, BSWAP: NONE,
+  PUSHF: { ...NONE, reads: ALL }, MOV: NONE, MOVZX: NONE, MOVSX: NONE, LEA: NONE, NOT: NONE, XCHG: NONE, PUSH: NONE, POP: NONE,
+  CBW: NONE, CWD: NONE, BSWAP: NONE,
 };
 
 interface Piece { bytes: number[]; effect: Effect }
@@ -54,7 +55,9 @@ function piece(row: Instruction, bits: Bits, random: Random): Piece | undefined 
   }));
   const memory = row.hasModrm && row.place !== 'register' && (row.place === 'memory' || random.chance(30));
   if (memory && (row.mnemonic === 'POP' || (row.mnemonic.startsWith('BT') && row.operands[1]?.kind === 'G'))) return undefined;
-  const rm = memory ? { base: RBX, scale: 0 as const, displacement: 8 * random.below(8), displacementSize: 1 as const } : random.pick(registers);
+  const rm = memory
+    ? { base: RBX, scale: 0 as const, displacement: 8 * random.below(8), displacementSize: 1 as const }
+    : random.pick(registers);
   const choice = { bits, size, prefixes: [], reg: random.pick(registers), rm, immediates, forceRex: bits === 64 };
   return { bytes: encode(row, choice), effect };
 }
@@ -98,6 +101,7 @@ function jump(rows: readonly Instruction[], bits: Bits, open: number, random: Ra
   const names = Object.keys(CONDITION_READS);
   const index = random.below(names.length);
   const over = piece(random.pick(rows), bits, random);
-  if (over === undefined || over.effect.defines !== 0 || over.effect.leavesOpen !== 0 || (over.effect.reads & open) !== 0 || over.bytes.some((b) => b === 0x9c)) return undefined;
-  return { bytes: [0x70 + index, over.bytes.length, ...over.bytes], effect: { ...NONE, reads: CONDITION_READS[names[index] as string] as number } };
+  if (over === undefined || over.effect.defines !== 0 || over.effect.leavesOpen !== 0 || (over.effect.reads & open) !== 0) return undefined;
+  const reads = CONDITION_READS[names[index] as string] as number;
+  return { bytes: [0x70 + index, over.bytes.length, ...over.bytes], effect: { ...NONE, reads } };
 }

@@ -16,7 +16,7 @@ export function isUserVisible(row: Instruction): boolean {
   return USER.test(row.mnemonic) || row.row[1] === 'MOV Ev,Sw' || (row.attributes.cpl0 && row.mnemonic !== 'SYSEXIT');
 }
 
-/** False for forms on which Intel and AMD differ: far pointers with 64-bit offsets, which AMD does not know, and 16-bit offsets, which lead nowhere here. */
+/** False for far pointers with 64-bit offsets, which AMD does not know, and with 16-bit offsets, which lead nowhere here. */
 export function hasSystemSize(row: Instruction, size: number): boolean {
   return !((/^(CALLF|JMPF)$/.test(row.mnemonic) && size !== 32) || (/^(RETF|IRET)$/.test(row.mnemonic) && size === 16));
 }
@@ -54,7 +54,8 @@ export function prepareSystem(plan: Plan): void {
       return;
     case 'IRET': {
       const flags = BigInt(random.next() & 0xcd5) | 0x202n;
-      const words = [target, BigInt(selector), flags, BigInt(STACK + 0x40), BigInt(random.chance(85) ? SELECTOR.data : random.pick(SELECTORS))];
+      const stack = random.chance(85) ? SELECTOR.data : random.pick(SELECTORS);
+      const words = [target, BigInt(selector), flags, BigInt(STACK + 0x40), BigInt(stack)];
       patch(STACK, words.flatMap((word) => little(word, size / 8)));
       return;
     }

@@ -26,14 +26,15 @@ const SPECIALS: readonly (readonly [RegExp, (plan: Plan) => void])[] = [
   [/^BOUND$/, bound],
   [/^(MOVS|CMPS|STOS|LODS|SCAS)$/, stringOperands],
   [/^MASKMOV/, (plan) => { setPointer(plan, RDI, usesSmallAddresses(plan) ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64)); }],
-  [/^PCMPESTR/, (plan) => { for (const r of [RAX, RDX]) if (plan.random.chance(85)) plan.registers.set(r, mask(plan, BigInt(plan.random.below(41) - 20))); }],
+  [/^PCMPESTR/, stringLengths],
   [/^(FLDENV|FRSTOR)$/, loadEnvironment],
   [/^(FNSTENV|FNSAVE)$/, storeEnvironment],
   [/^FXSAVE/, (plan) => { ignoreFx(plan); }],
   [/^FXRSTOR/, (plan) => { patchFx(plan); }],
   [/^XSAVE/, (plan) => { ignoreFx(plan); featureMask(plan); ignore(plan, 512, 8); }],
   [/^XRSTOR/, restoreExtended],
-  [/^LDMXCSR$/, (plan) => { if (plan.random.chance(85)) patch(plan, little(BigInt(plan.random.next() & 0xffff), 4)); else patch(plan, [0, 0, 1, plan.random.below(256)]); }],
+  // Reserved bits are #GP.
+  [/^LDMXCSR$/, (plan) => { patch(plan, [plan.random.below(256), plan.random.below(256), plan.random.chance(15) ? 1 : 0, 0]); }],
 ];
 
 export function prepare(plan: Plan): void {
@@ -44,7 +45,8 @@ const registerBits = (plan: Plan): number => (plan.bits === 64 ? 64 : 32);
 const mask = (plan: Plan, value: bigint): bigint => BigInt.asUintN(registerBits(plan), value);
 
 function patch(plan: Plan, bytes: Iterable<number>): void {
-  if (plan.address !== undefined && plan.target !== 'readonly') plan.patches.push({ address: plan.address, bytes: clip(plan.address, Uint8Array.from(bytes)) });
+  if (plan.address === undefined || plan.target === 'readonly') return;
+  plan.patches.push({ address: plan.address, bytes: clip(plan.address, Uint8Array.from(bytes)) });
 }
 
 /** Cuts what would lie behind the end of the data window. */
@@ -66,6 +68,13 @@ function setCounter(plan: Plan, count: number): void {
   const width = BigInt(addressBits(plan));
   const noise = width < 64n ? BigInt(plan.random.next()) << width : 0n; // above the counter
   plan.registers.set(RCX, mask(plan, BigInt(count) | noise));
+}
+
+/** Explicit lengths: -20..20, beyond 16 they saturate. */
+function stringLengths(plan: Plan): void {
+  for (const register of [RAX, RDX]) {
+    if (plan.random.chance(85)) plan.registers.set(register, mask(plan, BigInt(plan.random.below(41) - 20)));
+  }
 }
 
 function shiftCount(plan: Plan): void {
@@ -155,7 +164,8 @@ function indirectTarget(plan: Plan): void {
 
 function enter(plan: Plan): void {
   plan.registers.set(RBP, BigInt(DATA + 0x1800));
-  plan.immediates = [{ value: BigInt(plan.random.below(0x200)), size: 2 }, { value: BigInt(plan.random.pick([0, 0, 1, 2, 3, 5, 31, 34])), size: 1 }];
+  const level = plan.random.pick([0, 0, 1, 2, 3, 5, 31, 34]);
+  plan.immediates = [{ value: BigInt(plan.random.below(0x200)), size: 2 }, { value: BigInt(level), size: 1 }];
 }
 
 function bound(plan: Plan): void {

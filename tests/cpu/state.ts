@@ -3,7 +3,8 @@
  * fixture line names it in a few characters and only states what the instruction really depends on beyond it.
  *
  * First letter, the registers: g general registers only; s, d, q the XMM registers hold singles, doubles, integers;
- * x the x87 stack; m, n, o MMX, with integers, singles, doubles in XMM. Second letter, memory operands: i integers, s singles, d doubles, t 80-bit, b packed BCD.
+ * x the x87 stack; m, n, o MMX, with integers, singles, doubles in XMM. Second letter, memory operands: i integers, s singles, d doubles,
+ * t 80-bit, b packed BCD.
  */
 import { type Bits, STACK } from './layout.ts';
 
@@ -50,7 +51,8 @@ export function integer(random: Random): bigint {
 const SINGLES = [
   0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000, 0x7f800001, 0xff812345, 0x7fc54321,
   0x00000001, 0x807fffff, 0x00400000, 0x00800000, 0x80800000, 0x7f7fffff, 0xff7fffff, 0x3f000000, 0x3fc00000, 0x40200000, 0xc0200000,
-  0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000, 0xdf000000, 0x4b000001, 0x4affffff, 0x3f7fffff, 0x3f800001, 0x33800000,
+  0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000, 0xdf000000,
+  0x4b000001, 0x4affffff, 0x3f7fffff, 0x3f800001, 0x33800000,
 ];
 
 export function single(random: Random): number {
@@ -75,7 +77,10 @@ export function double(random: Random): bigint {
   const kind = random.below(8);
   if (kind < 3) return random.pick(DOUBLES);
   if (kind === 3) return doubleBits(random.below(2000) / 4 - 250);
-  if (kind === 4) return (random.word() & 0x800fffffffffffffn) | (BigInt(random.pick([0, 1, 2, 53, 874, 897, 1022, 1075, 1150, 2045, 2046, 2047])) << 52n);
+  if (kind === 4) {
+    const exponent = random.pick([0, 1, 2, 53, 874, 897, 1022, 1075, 1150, 2045, 2046, 2047]);
+    return (random.word() & 0x800fffffffffffffn) | (BigInt(exponent) << 52n);
+  }
   if (kind < 7) return (random.word() & 0x800fffffffffffffn) | (BigInt(990 + random.below(66)) << 52n);
   return random.word();
 }
@@ -84,12 +89,19 @@ export function double(random: Random): bigint {
 const EXTENDED: readonly (readonly [bigint, number])[] = [
   [0n, 0], [0n, 0x8000], [1n << 63n, 0x3fff], [1n << 63n, 0xbfff], [1n << 63n, 0x7fff], [1n << 63n, 0xffff], // zeros, ones, infinities
   [3n << 62n, 0x7fff], [3n << 62n, 0xffff], [(1n << 63n) + 1n, 0x7fff], [0xc000000012345678n, 0x7fff], // NaNs
-  [1n, 0], [0x7fffffffffffffffn, 0x8000], [1n << 63n, 0], [1n << 63n, 1], [MASK64, 0x7ffe], [MASK64, 0xfffe], // denormals, pseudo-denormal, limits
+  // denormals, pseudo-denormal, limits
+  [1n, 0], [0x7fffffffffffffffn, 0x8000], [1n << 63n, 0], [1n << 63n, 1], [MASK64, 0x7ffe], [MASK64, 0xfffe],
   [0x4000000000000000n, 0x3fff], [0n, 0x7fff], [0x4000000000000000n, 0x7fff], // unnormal, pseudo-infinity, pseudo-NaN: unsupported
-  [0xc90fdaa22168c235n, 0x4000], [0xc90fdaa22168c235n, 0x3fff], [0xc90fdaa22168c235n, 0x3ffe], [0xb17217f7d1cf79acn, 0x3ffe], // pi, pi/2, pi/4, ln 2
-  [MASK64, 0x401d], [1n << 63n, 0x401e], [1n << 63n, 0xc01e], [MASK64, 0x403d], [1n << 63n, 0x403e], [1n << 63n, 0xc03e], [MASK64 - 1n, 0xc03e],
-  [1n << 63n, 0x3ffe], [3n << 62n, 0x3fff], [0xa000000000000000n, 0x4000], [0xde0b6b3a763fffe0n, 0x403a], [0xde0b6b3a76400000n, 0x403a], // 0.5, 1.5, 2.5, 1e18 - 1, 1e18
+  // pi, pi/2, pi/4, ln 2
+  [0xc90fdaa22168c235n, 0x4000], [0xc90fdaa22168c235n, 0x3fff], [0xc90fdaa22168c235n, 0x3ffe], [0xb17217f7d1cf79acn, 0x3ffe],
+  [MASK64, 0x401d], [1n << 63n, 0x401e], [1n << 63n, 0xc01e], [MASK64, 0x403d], [1n << 63n, 0x403e], [1n << 63n, 0xc03e],
+  [MASK64 - 1n, 0xc03e],
+  // 0.5, 1.5, 2.5, about 1e18
+  [1n << 63n, 0x3ffe], [3n << 62n, 0x3fff], [0xa000000000000000n, 0x4000], [0xde0b6b3a763fffe0n, 0x403a], [0xde0b6b3a76400000n, 0x403a],
 ];
+
+/** Where denormals, singles, doubles, 64-bit integers and the format itself end. */
+const EXPONENTS = [0, 1, 2, 64, 0x3c01, 0x3f81, 0x3fbf, 0x403e, 0x407e, 0x43fe, 0x43ff, 0x7ffd, 0x7ffe, 0x7fff];
 
 export function extended(random: Random): readonly [bigint, number] {
   const kind = random.below(10);
@@ -97,7 +109,7 @@ export function extended(random: Random): readonly [bigint, number] {
   const sign = random.next() & 0x8000;
   if (kind < 3) return random.pick(EXTENDED);
   if (kind === 3) return fromNumber(random.below(2000) / 4 - 250);
-  if (kind === 4) return [top, sign | random.pick([0, 1, 2, 64, 0x3c01, 0x3f81, 0x3fbf, 0x403e, 0x407e, 0x43fe, 0x43ff, 0x7ffd, 0x7ffe, 0x7fff])];
+  if (kind === 4) return [top, sign | random.pick(EXPONENTS)];
   if (kind === 5) return [top & ~0x7ffn, sign | (0x3fff - 70 + random.below(140))]; // representable as a double
   if (kind < 9) return [top, sign | (0x3fff - 33 + random.below(66))];
   return [random.word(), random.next() & 0xffff];
