@@ -20,12 +20,37 @@ import * as C from './sseconvert';
 import * as X from './sse4';
 import { fxrstor, fxsave, xrstor, xsave } from './fxsave';
 
+/** Last handlers of the groups of isa/sse.ts. */
+const LAST_LANE: u32 = H.PMULLD;
+const LAST_MOVE: u32 = H.PINSRD;
+const LAST_FLOAT: u32 = H.DPPD;
+
 /** Executes one instruction of the family; may unwind. */
 export function execSse(op: usize): void {
   const sub: u32 = load<u16>(op, OP_SUB);
   if ((load<u32>(cpu, FPU_OK) & 3) != 3) checkUsable(op, sub);
-  const xmm = (load<u16>(op, OP_PREFIX) & PREFIX_66) != 0;
-  // string and copy loops, and what compilers make of zeroing: the hot ones
+  if (sub <= LAST_LANE) {
+    if (hasXmm(op)) byLanes(op, sub);
+    else execMmx(op, sub);
+  } else if (sub <= LAST_MOVE) {
+    execMove(op, sub);
+  } else if (sub <= LAST_FLOAT) {
+    execFloat(op, sub);
+  } else {
+    execRest(op, sub);
+  }
+}
+
+/** Rows that exist for MMX and XMM registers: 66 means XMM. */
+// @ts-ignore: decorator
+@inline
+function hasXmm(op: usize): bool {
+  return (load<u16>(op, OP_PREFIX) & PREFIX_66) != 0;
+}
+
+// ---- moves within and between registers and memory
+
+function execMove(op: usize, sub: u32): void {
   switch (sub) {
     case H.MOVU_load: {
       v128.store(xmmReg(op), unaligned128(op));
@@ -81,41 +106,84 @@ export function execSse(op: usize): void {
     case H.ANDP: { const b = src128(op); const d = xmmReg(op); v128.store(d, v128.and(v128.load(d), b)); return; }
     case H.ANDNP: { const b = src128(op); const d = xmmReg(op); v128.store(d, v128.andnot(b, v128.load(d))); return; }
     case H.ORP: { const b = src128(op); const d = xmmReg(op); v128.store(d, v128.or(v128.load(d), b)); return; }
-    case H.PXOR: {
-      if (!xmm) break;
-      const b = src128(op);
+    case H.PSRLW_Ib: { shiftImmediate(op, H.PSRLW); return; }
+    case H.PSRLD_Ib: { shiftImmediate(op, H.PSRLD); return; }
+    case H.PSRLQ_Ib: { shiftImmediate(op, H.PSRLQ); return; }
+    case H.PSRAW_Ib: { shiftImmediate(op, H.PSRAW); return; }
+    case H.PSRAD_Ib: { shiftImmediate(op, H.PSRAD); return; }
+    case H.PSLLW_Ib: { shiftImmediate(op, H.PSLLW); return; }
+    case H.PSLLD_Ib: { shiftImmediate(op, H.PSLLD); return; }
+    case H.PSLLQ_Ib: { shiftImmediate(op, H.PSLLQ); return; }
+    case H.PSRLDQ: { M.shiftBytes(op, false); return; }
+    case H.PSLLDQ: { M.shiftBytes(op, true); return; }
+    case H.PALIGNR: { M.palignr(op); return; }
+    case H.PSHUFD: { M.pshufd(op); return; }
+    case H.PSHUFLW: { M.pshufWords(op, 0); return; }
+    case H.PSHUFHW: { M.pshufWords(op, 8); return; }
+    case H.SHUFPS: { M.shufps(op); return; }
+    case H.SHUFPD: { M.shufpd(op); return; }
+    case H.UNPCKLPS: { byLanes(op, H.PUNPCKLDQ); return; }
+    case H.UNPCKHPS: { byLanes(op, H.PUNPCKHDQ); return; }
+    case H.UNPCKLPD: { byLanes(op, H.PUNPCKLQDQ); return; }
+    case H.UNPCKHPD: { byLanes(op, H.PUNPCKHQDQ); return; }
+    case H.MOVSS_reg: { store<u32>(xmmReg(op), load<u32>(xmmRm(op))); return; }
+    case H.MOVSD_reg: { store<u64>(xmmReg(op), load<u64>(xmmRm(op))); return; }
+    case H.MOVSS_reg_reversed: { store<u32>(xmmRm(op), load<u32>(xmmReg(op))); return; }
+    case H.MOVSD_reg_reversed: { store<u64>(xmmRm(op), load<u64>(xmmReg(op))); return; }
+    case H.MOVHLPS: { store<u64>(xmmReg(op), load<u64>(xmmRm(op), 8)); return; }
+    case H.MOVLHPS: { store<u64>(xmmReg(op), load<u64>(xmmRm(op)), 8); return; }
+    case H.MOVSLDUP: { const b = src128(op); v128.store(xmmReg(op), i32x4.shuffle(b, b, 0, 0, 2, 2)); return; }
+    case H.MOVSHDUP: { const b = src128(op); v128.store(xmmReg(op), i32x4.shuffle(b, b, 1, 1, 3, 3)); return; }
+    case H.MOVDDUP: { v128.store(xmmReg(op), i64x2.splat(src64(op))); return; }
+    case H.MOVMSKPS: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i32x4.bitmask(v128.load(xmmRm(op)))); return; }
+    case H.MOVMSKPD: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i64x2.bitmask(v128.load(xmmRm(op)))); return; }
+    case H.MOVNTI: { M.movnti(op); return; }
+    case H.MASKMOVDQU: { M.maskedStore(op, v128.load(xmmReg(op)), v128.load(xmmRm(op))); return; }
+    case H.MOVQ2DQ: {
+      checkPending();
       const d = xmmReg(op);
-      v128.store(d, v128.xor(v128.load(d), b));
+      store<u64>(d, load<u64>(mmxRm(op)));
+      store<u64>(d, 0, 8);
+      enterMmx();
       return;
     }
-    case H.PCMPEQB: {
-      if (!xmm) break;
-      const b = src128(op);
-      const d = xmmReg(op);
-      v128.store(d, i8x16.eq(v128.load(d), b));
+    case H.MOVDQ2Q: {
+      checkPending();
+      setMmx(mmxReg(op), load<u64>(xmmRm(op)));
+      enterMmx();
       return;
     }
-    case H.PMINUB: {
-      if (!xmm) break;
-      const b = src128(op);
-      const d = xmmReg(op);
-      v128.store(d, i8x16.min_u(v128.load(d), b));
-      return;
-    }
-    case H.POR: {
-      if (!xmm) break;
-      const b = src128(op);
-      const d = xmmReg(op);
-      v128.store(d, v128.or(v128.load(d), b));
-      return;
-    }
-    default:
+    case H.PINSRW: { M.insert(op, 2); return; }
+    case H.PINSRB: { M.insert(op, 1); return; }
+    case H.PINSRD: { M.insert(op, M.rexW(op) ? 8 : 4); return; }
+    case H.PEXTRW: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>load<u16>(xmmRm(op) + ((load<u8>(op, OP_IMM) & 7) << 1))); return; }
+    case H.PEXTRW_store: { M.extract(op, 2); return; }
+    case H.PEXTRB: { M.extract(op, 1); return; }
+    case H.PEXTRD: { M.extract(op, M.rexW(op) ? 8 : 4); return; }
+    case H.EXTRACTPS: { M.extract(op, 4); return; }
+    case H.INSERTPS: { M.insertps(op); return; }
+    case H.BLENDPS: { M.blend(op, 4); return; }
+    case H.BLENDPD: { M.blend(op, 8); return; }
+    case H.PBLENDW: { M.blend(op, 2); return; }
+    case H.PBLENDVB: { X.blendVariable(op, i8x16.shr_s(X.xmm0(), 7)); return; }
+    case H.BLENDVPS: { X.blendVariable(op, i32x4.shr_s(X.xmm0(), 31)); return; }
+    case H.BLENDVPD: { X.blendVariable(op, i64x2.shr_s(X.xmm0(), 63)); return; }
+    default: execMmx(op, sub);
   }
-  if (execFloat(op, sub) || execShuffle(op, sub) || execRest(op, sub)) return;
-  if (!xmm) {
-    execMmx(op, sub);
+}
+
+/** Shift by an immediate; the MMX forms are in mmx.ts. */
+function shiftImmediate(op: usize, sub: u32): void {
+  if (!hasXmm(op)) {
+    execMmx(op, load<u16>(op, OP_SUB));
     return;
   }
+  const d = xmmRm(op);
+  v128.store(d, packed(sub, v128.load(d), low64(<u64>load<u8>(op, OP_IMM))));
+}
+
+/** Destination and aligned source through the lane operation `sub`. */
+function byLanes(op: usize, sub: u32): void {
   const b = src128(op);
   const d = xmmReg(op);
   v128.store(d, packed(sub, v128.load(d), b));
@@ -153,89 +221,89 @@ function isMmx(op: usize): bool {
 
 // ---- floating point
 
-function execFloat(op: usize, sub: u32): bool {
+function execFloat(op: usize, sub: u32): void {
   switch (sub) {
-    case H.ADDPS: { F.packed32(op, F.ADD); return true; }
-    case H.ADDPD: { F.packed64(op, F.ADD); return true; }
-    case H.ADDSS: { F.scalar32(op, F.ADD); return true; }
-    case H.ADDSD: { F.scalar64(op, F.ADD); return true; }
-    case H.SUBPS: { F.packed32(op, F.SUB); return true; }
-    case H.SUBPD: { F.packed64(op, F.SUB); return true; }
-    case H.SUBSS: { F.scalar32(op, F.SUB); return true; }
-    case H.SUBSD: { F.scalar64(op, F.SUB); return true; }
-    case H.MULPS: { F.packed32(op, F.MUL); return true; }
-    case H.MULPD: { F.packed64(op, F.MUL); return true; }
-    case H.MULSS: { F.scalar32(op, F.MUL); return true; }
-    case H.MULSD: { F.scalar64(op, F.MUL); return true; }
-    case H.DIVPS: { F.packed32(op, F.DIV); return true; }
-    case H.DIVPD: { F.packed64(op, F.DIV); return true; }
-    case H.DIVSS: { F.scalar32(op, F.DIV); return true; }
-    case H.DIVSD: { F.scalar64(op, F.DIV); return true; }
-    case H.SQRTPS: { F.packed32(op, F.SQRT); return true; }
-    case H.SQRTPD: { F.packed64(op, F.SQRT); return true; }
-    case H.SQRTSS: { F.scalar32(op, F.SQRT); return true; }
-    case H.SQRTSD: { F.scalar64(op, F.SQRT); return true; }
-    case H.MINPS: { F.packed32(op, F.MIN); return true; }
-    case H.MINPD: { F.packed64(op, F.MIN); return true; }
-    case H.MINSS: { F.scalar32(op, F.MIN); return true; }
-    case H.MINSD: { F.scalar64(op, F.MIN); return true; }
-    case H.MAXPS: { F.packed32(op, F.MAX); return true; }
-    case H.MAXPD: { F.packed64(op, F.MAX); return true; }
-    case H.MAXSS: { F.scalar32(op, F.MAX); return true; }
-    case H.MAXSD: { F.scalar64(op, F.MAX); return true; }
-    case H.CMPPS: { F.comparePacked32(op); return true; }
-    case H.CMPPD: { F.comparePacked64(op); return true; }
-    case H.CMPSS: { F.compareScalar32(op); return true; }
-    case H.CMPSD: { F.compareScalar64(op); return true; }
-    case H.COMISS: { compareToFlags32(op, true); return true; }
-    case H.UCOMISS: { compareToFlags32(op, false); return true; }
-    case H.COMISD: { compareToFlags64(op, true); return true; }
-    case H.UCOMISD: { compareToFlags64(op, false); return true; }
-    case H.CVTSI2SS: { C.cvtsi2ss(op); return true; }
-    case H.CVTSI2SD: { C.cvtsi2sd(op); return true; }
-    case H.CVTSS2SI: { C.cvtss2si(op, roundingMode()); return true; }
-    case H.CVTTSS2SI: { C.cvtss2si(op, TRUNCATE); return true; }
-    case H.CVTSD2SI: { C.cvtsd2si(op, roundingMode()); return true; }
-    case H.CVTTSD2SI: { C.cvtsd2si(op, TRUNCATE); return true; }
-    case H.CVTSS2SD: { C.cvtss2sd(op); return true; }
-    case H.CVTSD2SS: { C.cvtsd2ss(op); return true; }
-    case H.CVTPS2PD: { C.cvtps2pd(op); return true; }
-    case H.CVTPD2PS: { C.cvtpd2ps(op); return true; }
-    case H.CVTDQ2PS: { C.cvtdq2ps(op); return true; }
-    case H.CVTDQ2PD: { C.cvtdq2pd(op); return true; }
-    case H.CVTPS2DQ: { C.cvtps2dq(op, roundingMode()); return true; }
-    case H.CVTTPS2DQ: { C.cvtps2dq(op, TRUNCATE); return true; }
-    case H.CVTPD2DQ: { C.cvtpd2dq(op, roundingMode()); return true; }
-    case H.CVTTPD2DQ: { C.cvtpd2dq(op, TRUNCATE); return true; }
+    case H.ADDPS: { F.packed32(op, F.ADD); return; }
+    case H.ADDPD: { F.packed64(op, F.ADD); return; }
+    case H.ADDSS: { F.scalar32(op, F.ADD); return; }
+    case H.ADDSD: { F.scalar64(op, F.ADD); return; }
+    case H.SUBPS: { F.packed32(op, F.SUB); return; }
+    case H.SUBPD: { F.packed64(op, F.SUB); return; }
+    case H.SUBSS: { F.scalar32(op, F.SUB); return; }
+    case H.SUBSD: { F.scalar64(op, F.SUB); return; }
+    case H.MULPS: { F.packed32(op, F.MUL); return; }
+    case H.MULPD: { F.packed64(op, F.MUL); return; }
+    case H.MULSS: { F.scalar32(op, F.MUL); return; }
+    case H.MULSD: { F.scalar64(op, F.MUL); return; }
+    case H.DIVPS: { F.packed32(op, F.DIV); return; }
+    case H.DIVPD: { F.packed64(op, F.DIV); return; }
+    case H.DIVSS: { F.scalar32(op, F.DIV); return; }
+    case H.DIVSD: { F.scalar64(op, F.DIV); return; }
+    case H.SQRTPS: { F.packed32(op, F.SQRT); return; }
+    case H.SQRTPD: { F.packed64(op, F.SQRT); return; }
+    case H.SQRTSS: { F.scalar32(op, F.SQRT); return; }
+    case H.SQRTSD: { F.scalar64(op, F.SQRT); return; }
+    case H.MINPS: { F.packed32(op, F.MIN); return; }
+    case H.MINPD: { F.packed64(op, F.MIN); return; }
+    case H.MINSS: { F.scalar32(op, F.MIN); return; }
+    case H.MINSD: { F.scalar64(op, F.MIN); return; }
+    case H.MAXPS: { F.packed32(op, F.MAX); return; }
+    case H.MAXPD: { F.packed64(op, F.MAX); return; }
+    case H.MAXSS: { F.scalar32(op, F.MAX); return; }
+    case H.MAXSD: { F.scalar64(op, F.MAX); return; }
+    case H.CMPPS: { F.comparePacked32(op); return; }
+    case H.CMPPD: { F.comparePacked64(op); return; }
+    case H.CMPSS: { F.compareScalar32(op); return; }
+    case H.CMPSD: { F.compareScalar64(op); return; }
+    case H.COMISS: { compareToFlags32(op, true); return; }
+    case H.UCOMISS: { compareToFlags32(op, false); return; }
+    case H.COMISD: { compareToFlags64(op, true); return; }
+    case H.UCOMISD: { compareToFlags64(op, false); return; }
+    case H.CVTSI2SS: { C.cvtsi2ss(op); return; }
+    case H.CVTSI2SD: { C.cvtsi2sd(op); return; }
+    case H.CVTSS2SI: { C.cvtss2si(op, roundingMode()); return; }
+    case H.CVTTSS2SI: { C.cvtss2si(op, TRUNCATE); return; }
+    case H.CVTSD2SI: { C.cvtsd2si(op, roundingMode()); return; }
+    case H.CVTTSD2SI: { C.cvtsd2si(op, TRUNCATE); return; }
+    case H.CVTSS2SD: { C.cvtss2sd(op); return; }
+    case H.CVTSD2SS: { C.cvtsd2ss(op); return; }
+    case H.CVTPS2PD: { C.cvtps2pd(op); return; }
+    case H.CVTPD2PS: { C.cvtpd2ps(op); return; }
+    case H.CVTDQ2PS: { C.cvtdq2ps(op); return; }
+    case H.CVTDQ2PD: { C.cvtdq2pd(op); return; }
+    case H.CVTPS2DQ: { C.cvtps2dq(op, roundingMode()); return; }
+    case H.CVTTPS2DQ: { C.cvtps2dq(op, TRUNCATE); return; }
+    case H.CVTPD2DQ: { C.cvtpd2dq(op, roundingMode()); return; }
+    case H.CVTTPD2DQ: { C.cvtpd2dq(op, TRUNCATE); return; }
     case H.CVTPI2PS: {
       C.cvtpi2ps(op, mmxOperand(op));
-      return true;
+      return;
     }
     case H.CVTPI2PD: {
       C.cvtpi2pd(op, mmxOperand(op));
-      return true;
+      return;
     }
-    case H.CVTPS2PI: { toMmx32(op, roundingMode()); return true; }
-    case H.CVTTPS2PI: { toMmx32(op, TRUNCATE); return true; }
-    case H.CVTPD2PI: { toMmx64(op, roundingMode()); return true; }
-    case H.CVTTPD2PI: { toMmx64(op, TRUNCATE); return true; }
-    case H.ROUNDPS: { C.roundps(op); return true; }
-    case H.ROUNDPD: { C.roundpd(op); return true; }
-    case H.ROUNDSS: { C.roundss(op); return true; }
-    case H.ROUNDSD: { C.roundsd(op); return true; }
-    case H.RCPPS: { C.approximatePacked(op, false); return true; }
-    case H.RCPSS: { C.approximateScalar(op, false); return true; }
-    case H.RSQRTPS: { C.approximatePacked(op, true); return true; }
-    case H.RSQRTSS: { C.approximateScalar(op, true); return true; }
-    case H.HADDPS: { X.horizontal32(op, F.ADD); return true; }
-    case H.HADDPD: { X.horizontal64(op, F.ADD); return true; }
-    case H.HSUBPS: { X.horizontal32(op, F.SUB); return true; }
-    case H.HSUBPD: { X.horizontal64(op, F.SUB); return true; }
-    case H.ADDSUBPS: { X.addsub32(op); return true; }
-    case H.ADDSUBPD: { X.addsub64(op); return true; }
-    case H.DPPS: { X.dpps(op); return true; }
-    case H.DPPD: { X.dppd(op); return true; }
-    default: return false;
+    case H.CVTPS2PI: { toMmx32(op, roundingMode()); return; }
+    case H.CVTTPS2PI: { toMmx32(op, TRUNCATE); return; }
+    case H.CVTPD2PI: { toMmx64(op, roundingMode()); return; }
+    case H.CVTTPD2PI: { toMmx64(op, TRUNCATE); return; }
+    case H.ROUNDPS: { C.roundps(op); return; }
+    case H.ROUNDPD: { C.roundpd(op); return; }
+    case H.ROUNDSS: { C.roundss(op); return; }
+    case H.ROUNDSD: { C.roundsd(op); return; }
+    case H.RCPPS: { C.approximatePacked(op, false); return; }
+    case H.RCPSS: { C.approximateScalar(op, false); return; }
+    case H.RSQRTPS: { C.approximatePacked(op, true); return; }
+    case H.RSQRTSS: { C.approximateScalar(op, true); return; }
+    case H.HADDPS: { X.horizontal32(op, F.ADD); return; }
+    case H.HADDPD: { X.horizontal64(op, F.ADD); return; }
+    case H.HSUBPS: { X.horizontal32(op, F.SUB); return; }
+    case H.HSUBPD: { X.horizontal64(op, F.SUB); return; }
+    case H.ADDSUBPS: { X.addsub32(op); return; }
+    case H.ADDSUBPD: { X.addsub64(op); return; }
+    case H.DPPS: { X.dpps(op); return; }
+    case H.DPPD: { X.dppd(op); return; }
+    default: unreachable();
   }
 }
 
@@ -282,135 +350,54 @@ function toMmx64(op: usize, rc: u32): void {
   setMmx(mmxReg(op), C.cvtpd2pi(source, rc));
 }
 
-// ---- moves within and between registers
-
-/** Shift by an immediate; the MMX forms are in mmx.ts. */
-function shiftImmediate(op: usize, sub: u32): bool {
-  if ((load<u16>(op, OP_PREFIX) & PREFIX_66) == 0) return false;
-  const d = xmmRm(op);
-  v128.store(d, packed(sub, v128.load(d), low64(<u64>load<u8>(op, OP_IMM))));
-  return true;
-}
-
-function execShuffle(op: usize, sub: u32): bool {
-  switch (sub) {
-    case H.PSRLW_Ib: return shiftImmediate(op, H.PSRLW);
-    case H.PSRLD_Ib: return shiftImmediate(op, H.PSRLD);
-    case H.PSRLQ_Ib: return shiftImmediate(op, H.PSRLQ);
-    case H.PSRAW_Ib: return shiftImmediate(op, H.PSRAW);
-    case H.PSRAD_Ib: return shiftImmediate(op, H.PSRAD);
-    case H.PSLLW_Ib: return shiftImmediate(op, H.PSLLW);
-    case H.PSLLD_Ib: return shiftImmediate(op, H.PSLLD);
-    case H.PSLLQ_Ib: return shiftImmediate(op, H.PSLLQ);
-    case H.PSRLDQ: { M.shiftBytes(op, false); return true; }
-    case H.PSLLDQ: { M.shiftBytes(op, true); return true; }
-    case H.PALIGNR: { M.palignr(op); return true; }
-    case H.PSHUFD: { M.pshufd(op); return true; }
-    case H.PSHUFLW: { M.pshufWords(op, 0); return true; }
-    case H.PSHUFHW: { M.pshufWords(op, 8); return true; }
-    case H.SHUFPS: { M.shufps(op); return true; }
-    case H.SHUFPD: { M.shufpd(op); return true; }
-    case H.UNPCKLPS: { interleave(op, H.PUNPCKLDQ); return true; }
-    case H.UNPCKHPS: { interleave(op, H.PUNPCKHDQ); return true; }
-    case H.UNPCKLPD: { interleave(op, H.PUNPCKLQDQ); return true; }
-    case H.UNPCKHPD: { interleave(op, H.PUNPCKHQDQ); return true; }
-    case H.MOVSS_reg: { store<u32>(xmmReg(op), load<u32>(xmmRm(op))); return true; }
-    case H.MOVSD_reg: { store<u64>(xmmReg(op), load<u64>(xmmRm(op))); return true; }
-    case H.MOVSS_reg_reversed: { store<u32>(xmmRm(op), load<u32>(xmmReg(op))); return true; }
-    case H.MOVSD_reg_reversed: { store<u64>(xmmRm(op), load<u64>(xmmReg(op))); return true; }
-    case H.MOVHLPS: { store<u64>(xmmReg(op), load<u64>(xmmRm(op), 8)); return true; }
-    case H.MOVLHPS: { store<u64>(xmmReg(op), load<u64>(xmmRm(op)), 8); return true; }
-    case H.MOVSLDUP: { const b = src128(op); v128.store(xmmReg(op), i32x4.shuffle(b, b, 0, 0, 2, 2)); return true; }
-    case H.MOVSHDUP: { const b = src128(op); v128.store(xmmReg(op), i32x4.shuffle(b, b, 1, 1, 3, 3)); return true; }
-    case H.MOVDDUP: { v128.store(xmmReg(op), i64x2.splat(src64(op))); return true; }
-    case H.MOVMSKPS: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i32x4.bitmask(v128.load(xmmRm(op)))); return true; }
-    case H.MOVMSKPD: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>i64x2.bitmask(v128.load(xmmRm(op)))); return true; }
-    case H.MOVNTI: { M.movnti(op); return true; }
-    case H.MASKMOVDQU: { M.maskedStore(op, v128.load(xmmReg(op)), v128.load(xmmRm(op))); return true; }
-    case H.MOVQ2DQ: {
-      checkPending();
-      const d = xmmReg(op);
-      store<u64>(d, load<u64>(mmxRm(op)));
-      store<u64>(d, 0, 8);
-      enterMmx();
-      return true;
-    }
-    case H.MOVDQ2Q: {
-      checkPending();
-      setMmx(mmxReg(op), load<u64>(xmmRm(op)));
-      enterMmx();
-      return true;
-    }
-    case H.PINSRW: { M.insert(op, 2); return true; }
-    case H.PINSRB: { M.insert(op, 1); return true; }
-    case H.PINSRD: { M.insert(op, M.rexW(op) ? 8 : 4); return true; }
-    case H.PEXTRW: { store<u64>(gpr(load<u8>(op, OP_REG)), <u64>load<u16>(xmmRm(op) + ((load<u8>(op, OP_IMM) & 7) << 1))); return true; }
-    case H.PEXTRW_store: { M.extract(op, 2); return true; }
-    case H.PEXTRB: { M.extract(op, 1); return true; }
-    case H.PEXTRD: { M.extract(op, M.rexW(op) ? 8 : 4); return true; }
-    case H.EXTRACTPS: { M.extract(op, 4); return true; }
-    case H.INSERTPS: { M.insertps(op); return true; }
-    case H.BLENDPS: { M.blend(op, 4); return true; }
-    case H.BLENDPD: { M.blend(op, 8); return true; }
-    case H.PBLENDW: { M.blend(op, 2); return true; }
-    case H.PBLENDVB: { X.blendVariable(op, i8x16.shr_s(X.xmm0(), 7)); return true; }
-    case H.BLENDVPS: { X.blendVariable(op, i32x4.shr_s(X.xmm0(), 31)); return true; }
-    case H.BLENDVPD: { X.blendVariable(op, i64x2.shr_s(X.xmm0(), 63)); return true; }
-    default: return false;
-  }
-}
-
-function interleave(op: usize, sub: u32): void {
-  const b = src128(op);
-  const d = xmmReg(op);
-  v128.store(d, packed(sub, v128.load(d), b));
-}
-
 // ---- the rest of SSE4, and state
 
-function extend(op: usize, value: v128): bool {
-  v128.store(xmmReg(op), value);
-  return true;
-}
-
-function execRest(op: usize, sub: u32): bool {
+function execRest(op: usize, sub: u32): void {
   switch (sub) {
-    case H.PMOVSXBW: return extend(op, i16x8.extend_low_i8x16_s(X.narrowSource(op, 8)));
-    case H.PMOVSXBD: return extend(op, i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(X.narrowSource(op, 4))));
-    case H.PMOVSXBQ: return extend(op, i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(X.narrowSource(op, 2)))));
-    case H.PMOVSXWD: return extend(op, i32x4.extend_low_i16x8_s(X.narrowSource(op, 8)));
-    case H.PMOVSXWQ: return extend(op, i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(X.narrowSource(op, 4))));
-    case H.PMOVSXDQ: return extend(op, i64x2.extend_low_i32x4_s(X.narrowSource(op, 8)));
-    case H.PMOVZXBW: return extend(op, i16x8.extend_low_i8x16_u(X.narrowSource(op, 8)));
-    case H.PMOVZXBD: return extend(op, i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(X.narrowSource(op, 4))));
-    case H.PMOVZXBQ: return extend(op, i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(X.narrowSource(op, 2)))));
-    case H.PMOVZXWD: return extend(op, i32x4.extend_low_i16x8_u(X.narrowSource(op, 8)));
-    case H.PMOVZXWQ: return extend(op, i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(X.narrowSource(op, 4))));
-    case H.PMOVZXDQ: return extend(op, i64x2.extend_low_i32x4_u(X.narrowSource(op, 8)));
-    case H.PTEST: { X.ptest(op); return true; }
-    case H.MPSADBW: { X.mpsadbw(op); return true; }
-    case H.PHMINPOSUW: { X.phminposuw(op); return true; }
-    case H.PCMPESTRI: { X.compareStrings(op, true, false); return true; }
-    case H.PCMPESTRM: { X.compareStrings(op, true, true); return true; }
-    case H.PCMPISTRI: { X.compareStrings(op, false, false); return true; }
-    case H.PCMPISTRM: { X.compareStrings(op, false, true); return true; }
+    case H.PMOVSXBW: { v128.store(xmmReg(op), i16x8.extend_low_i8x16_s(X.narrowSource(op, 8))); return; }
+    case H.PMOVSXBD: { v128.store(xmmReg(op), i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(X.narrowSource(op, 4)))); return; }
+    case H.PMOVSXBQ: {
+      const words = i16x8.extend_low_i8x16_s(X.narrowSource(op, 2));
+      v128.store(xmmReg(op), i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(words)));
+      return;
+    }
+    case H.PMOVSXWD: { v128.store(xmmReg(op), i32x4.extend_low_i16x8_s(X.narrowSource(op, 8))); return; }
+    case H.PMOVSXWQ: { v128.store(xmmReg(op), i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(X.narrowSource(op, 4)))); return; }
+    case H.PMOVSXDQ: { v128.store(xmmReg(op), i64x2.extend_low_i32x4_s(X.narrowSource(op, 8))); return; }
+    case H.PMOVZXBW: { v128.store(xmmReg(op), i16x8.extend_low_i8x16_u(X.narrowSource(op, 8))); return; }
+    case H.PMOVZXBD: { v128.store(xmmReg(op), i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(X.narrowSource(op, 4)))); return; }
+    case H.PMOVZXBQ: {
+      const words = i16x8.extend_low_i8x16_u(X.narrowSource(op, 2));
+      v128.store(xmmReg(op), i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(words)));
+      return;
+    }
+    case H.PMOVZXWD: { v128.store(xmmReg(op), i32x4.extend_low_i16x8_u(X.narrowSource(op, 8))); return; }
+    case H.PMOVZXWQ: { v128.store(xmmReg(op), i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(X.narrowSource(op, 4)))); return; }
+    case H.PMOVZXDQ: { v128.store(xmmReg(op), i64x2.extend_low_i32x4_u(X.narrowSource(op, 8))); return; }
+    case H.PTEST: { X.ptest(op); return; }
+    case H.MPSADBW: { X.mpsadbw(op); return; }
+    case H.PHMINPOSUW: { X.phminposuw(op); return; }
+    case H.PCMPESTRI: { X.compareStrings(op, true, false); return; }
+    case H.PCMPESTRM: { X.compareStrings(op, true, true); return; }
+    case H.PCMPISTRI: { X.compareStrings(op, false, false); return; }
+    case H.PCMPISTRM: { X.compareStrings(op, false, true); return; }
     case H.LDMXCSR: {
       const value = rd32(ea(op));
       if ((value & ~MXCSR_MASK) != 0) faultCode(13, 0);
       store<u32>(cpu, value, MXCSR);
-      return true;
+      return;
     }
-    case H.STMXCSR: { wr32(ea(op), load<u32>(cpu, MXCSR)); return true; }
+    case H.STMXCSR: { wr32(ea(op), load<u32>(cpu, MXCSR)); return; }
     case H.FENCE: {
       atomic.add<u32>(cpu + VECTOR_SCRATCH, 0); // asc 0.28 does not validate atomic.fence; any atomic access orders as well
-      return true;
+      return;
     }
-    case H.CLFLUSH: { probeRead(ea(op), 1); return true; }
-    case H.FXSAVE: { fxsave(op); return true; }
-    case H.FXRSTOR: { fxrstor(op); return true; }
-    case H.XSAVE: { xsave(op, false); return true; }
-    case H.XSAVEOPT: { xsave(op, true); return true; }
-    case H.XRSTOR: { xrstor(op); return true; }
-    default: return false;
+    case H.CLFLUSH: { probeRead(ea(op), 1); return; }
+    case H.FXSAVE: { fxsave(op); return; }
+    case H.FXRSTOR: { fxrstor(op); return; }
+    case H.XSAVE: { xsave(op, false); return; }
+    case H.XSAVEOPT: { xsave(op, true); return; }
+    case H.XRSTOR: { xrstor(op); return; }
+    default: unreachable();
   }
 }

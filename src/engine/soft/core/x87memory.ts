@@ -24,11 +24,14 @@ function room(): bool {
   return false;
 }
 
-/** Pushes softfloat80's operand a, which came from single or double precision: denormals and signaling NaNs are exceptions. */
+/**
+ * Pushes softfloat80's operand a, which came from single or double precision: denormals and signaling NaNs are exceptions. CPUs push a denormal
+ * even when its exception is unmasked.
+ */
 function pushA(): void {
   if (denormalOperand) raise(DENORMAL);
   if (aClass == IS_SIGNALING) raise(INVALID);
-  if (!signal()) return;
+  if (!signal() && aClass == IS_SIGNALING) return;
   setC1(false);
   if (aClass >= IS_QUIET) {
     push(aSig | 0x4000000000000000, (aSign << 15) | 0x7fff);
