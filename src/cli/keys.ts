@@ -1,11 +1,12 @@
 /** `portcullis keygen`, `grant` and `verify`: what an administrator does. */
 import { randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { UserError } from '../base/errors.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import type { Grant, PrivilegeGrant } from '../policy/grant.ts';
 import { parseJson, parseManifest } from '../policy/schema.ts';
+import { checkPrivilege } from '../privileges/privileges.ts';
 import { generateKeyPair, signGrant, verifyGrant, writeKeyPair } from '../policy/signing.ts';
 import { action, LIMITS, readInput } from './command.ts';
 import { printJson } from './output.ts';
@@ -29,11 +30,11 @@ export function addKeyCommands(program: Command): void {
     .requiredOption('--manifest <file>', 'manifest of the guarded module')
     .requiredOption('--key <file>', 'private key of the administrator')
     .requiredOption('--vm <name...>', 'names of the virtual machines it holds for')
-    .option('--privilege <spec...>', 'KIND,NAME=VALUE,... e.g. pci-device,device=0000:00:03.0,vendor=8086,product=100e; none: guarded, without privileges', [])
+    .option('--privilege <spec...>', 'KIND,NAME=VALUE,...; without any the module is guarded, but has no privileges', [])
     .option('--days <n>', 'valid from now for so many days', '365')
     .option('--on-violation <what>', 'quarantine, stop or log', 'quarantine')
     .option('--output <file>', 'where to write it; default: standard output')
-    .addHelpText('after', '\nExample:\n  portcullis grant --manifest e1000.guarded.ko.manifest.json --key admin.key --vm web \\\n    --privilege pci-device,device=0000:00:03.0,vendor=8086,product=100e --output e1000.grant.json\n');
+    .addHelpText('after', '\nExample:\n  portcullis grant --manifest e1000.guarded.ko.manifest.json --key admin.key \\\n    --vm web --output e1000.grant.json \\\n    --privilege pci-device,device=0000:00:03.0,vendor=8086,product=100e\n');
   action(grant, ({ json }, options: { manifest: string; key: string; vm: string[]; privilege: string[]; days: string; onViolation: string; output?: string }) => {
     const days = Number(options.days);
     if (!(days > 0 && days <= 36500)) throw new UserError(`--days ${options.days}: expected a number from 1 to 36500`);
@@ -44,9 +45,10 @@ export function addKeyCommands(program: Command): void {
     const text = `${JSON.stringify(signed, null, 2)}\n`;
     if (options.output === undefined) process.stdout.write(json ? `${JSON.stringify(signed)}\n` : text);
     else {
+      if (existsSync(options.output)) throw new UserError(`${options.output} exists already`, 'choose another name, or move the old grant away');
       writeFileSync(options.output, text, { flag: 'wx' });
       if (json) printJson({ ok: true, output: options.output, serial: signed.grant.serial, keyId: signed.keyId });
-      else console.log(`${options.output}: ${manifest.module} may have ${signed.grant.privileges.map((privilege) => privilege.kind).join(', ')} in ${options.vm.join(', ')} until ${signed.grant.notAfter}`);
+      else console.log(`${options.output}: ${manifest.module} may have ${signed.grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges'} in ${options.vm.join(', ')} until ${signed.grant.notAfter}`);
     }
     return 0;
   });
@@ -56,18 +58,20 @@ export function addKeyCommands(program: Command): void {
     .requiredOption('--manifest <file>', 'manifest of the guarded module')
     .requiredOption('--trust <file...>', 'public keys of administrators')
     .requiredOption('--vm <name>', 'name of the virtual machine')
-    .addHelpText('after', '\nExample:\n  portcullis verify e1000.grant.json --manifest e1000.guarded.ko.manifest.json --trust admin.pub --vm web\nExit code: 0 it holds, 41 it does not.\n');
+    .addHelpText('after', '\nExample:\n  portcullis verify e1000.grant.json --manifest e1000.guarded.ko.manifest.json \\\n    --trust admin.pub --vm web\nExit code: 0 it holds, 41 it does not.\n');
   action(verify, ({ json }, file: string, options: { manifest: string; trust: string[]; vm: string }) => {
     const signed = parseJson(readInput(file, LIMITS.policy, 'grant').toString('utf8'), file);
     const manifest = parseManifest(readInput(options.manifest, LIMITS.policy, 'manifest').toString('utf8'), options.manifest);
     const keys = options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8'));
     const verdict = verifyGrant(signed, keys, { manifestDigest: manifestDigest(manifest), vm: options.vm, now: new Date() });
     if (json) printJson(verdict);
-    else if (verdict.ok) console.log(`the grant holds: ${manifest.module} may have ${verdict.grant.privileges.map((privilege) => privilege.kind).join(', ')} in ${options.vm}`);
+    else if (verdict.ok) console.log(`the grant holds: ${manifest.module} may have ${verdict.grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges'} in ${options.vm}`);
     else console.log(`the grant does not hold: ${verdict.detail} [${verdict.reason}]`);
     return verdict.ok ? 0 : 41;
   });
 }
+
+const kindsOf = (grant: Grant): string => grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges';
 
 export interface GrantInput { manifest: string; vms: string[]; privileges: PrivilegeGrant[]; days: number; onViolation: Grant['onViolation'] }
 
@@ -91,5 +95,7 @@ export function parsePrivilege(text: string): PrivilegeGrant {
     const value = pair.slice(equals + 1);
     parameters[pair.slice(0, equals)] = value.includes('+') ? value.split('+') : value;
   }
-  return { kind, parameters };
+  const privilege = { kind, parameters };
+  checkPrivilege(privilege);
+  return privilege;
 }
