@@ -72,7 +72,7 @@ function kinds(row: Instruction, bits: Bits, size: number): [Kind, Target[]][] {
     const faults: Target[] = bytes > 1 ? ['edge', 'unmapped', 'readonly'] : ['unmapped', 'readonly'];
     if (bits === 64) faults.push('noncanonical');
     // ARPL that changes nothing writes on Intel, does not on AMD; what LAR and others read there would be any selector of the host.
-    const noReadOnly = /^(ARPL|LAR|LSL|VERR|VERW)$/.test(row.mnemonic);
+    const noReadOnly = /^(ARPL|LAR|LSL|VERR|VERW|L[DEFGS]S)$/.test(row.mnemonic) || row.operands[0]?.text === 'Sw';
     list.push(['memory fault', noReadOnly ? faults.filter((target) => target !== 'readonly') : faults]);
     if (row.attributes.lock) list.push(['lock', ['aligned', 'any']]);
     else if (row.family === 'integer') list.push(['bad lock', ['aligned']]);
@@ -81,7 +81,10 @@ function kinds(row: Instruction, bits: Bits, size: number): [Kind, Target[]][] {
   return list;
 }
 
-function usesStack(row: Instruction): boolean { return /^(PUSH|POP|CALL|RET$|ENTER|LEAVE)/.test(row.mnemonic); }
+function usesStack(row: Instruction): boolean {
+  // A POP of a segment register from an odd place would load whatever lies there.
+  return /^(PUSH|POP|CALL|RET$|ENTER|LEAVE)/.test(row.mnemonic) && !(row.family === 'system' && row.mnemonic === 'POP');
+}
 
 /** Cases per target. */
 function weight(row: Instruction, bits: Bits, kind: Kind): number {
@@ -96,7 +99,8 @@ function weight(row: Instruction, bits: Bits, kind: Kind): number {
 }
 
 function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, target: Target, random: Random): Case | undefined {
-  const memory = ['memory', 'memory fault', 'lock', 'bad lock'].includes(kind) || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
+  const memory = ['memory', 'memory fault', 'lock', 'bad lock'].includes(kind)
+    || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
   const bytes = needed(row, size);
   const registers = bits === 64 ? 16 : 8;
   const vector = row.family === 'x87' || row.family === 'sse';
@@ -134,7 +138,8 @@ function needed(row: Instruction, size: number): number {
 /** Stack pointers that cross a page, run off the mapped pages or are not canonical. */
 function oddStack(bits: Bits, family: Family, random: Random): bigint {
   const page = DATA + 0x1000;
-  const list = [page + random.below(16), page - random.below(9), DATA_END - random.below(9), DATA + random.below(9), DATA + 0x1803, DATA + 0x1901];
+  const edges = [page + random.below(16), page - random.below(9), DATA_END - random.below(9), DATA + random.below(9)];
+  const list = [...edges, DATA + 0x1803, DATA + 0x1901];
   const noncanonical = bits === 64 && family !== 'system' && random.chance(15);
   return noncanonical ? random.pick([0x8000_0000_0000n, 0x8000_0000_0000_0000n, 0x8000_0000_0004n]) : BigInt(random.pick(list));
 }

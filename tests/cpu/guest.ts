@@ -1,7 +1,7 @@
 /**
  * The other side of the comparison: runs cases on an engine, through the engine contract alone. A minimal 64-bit guest: page tables for the
- * windows, a descriptor table like Linux's, and an interrupt table whose handlers are `hlt`. A case starts with IRETQ to CPL 3 and ends in one
- * of the handlers, so that RIP, RFLAGS, RSP and the error code are read from the stack as a kernel would see them.
+ * windows, a descriptor table like Linux's, and an interrupt table whose handlers are `hlt`. A case starts with IRETQ to CPL 3 and ends in
+ * one of the handlers, so that RIP, RFLAGS, RSP and the error code are read from the stack as a kernel would see them.
  */
 import type { Cpu, Engine } from '../../src/engine/contract.ts';
 import { hasErrorCode, REG, SEG } from '../../src/engine/contract.ts';

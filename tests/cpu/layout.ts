@@ -40,8 +40,8 @@ const backgrounds = new Map<Window, Uint8Array>();
 export type Bits = 16 | 32 | 64;
 
 /**
- * Linux's user selectors; the guest's descriptor table has the same. `code16` is entry 0 of the local descriptor table: a 16-bit code segment
- * of 64 KiB whose base is CODE, so that its 16-bit instruction pointers can reach the code window.
+ * Linux's user selectors; the guest's descriptor table has the same. `code16` is entry 0 of the local descriptor table: a 16-bit code
+ * segment of 64 KiB whose base is CODE, so that its 16-bit instruction pointers can reach the code window.
  */
 export const SELECTOR = { code16: 0x07, code32: 0x23, data: 0x2b, code64: 0x33 } as const;
 

@@ -8,16 +8,17 @@ import { CODE, DATA_END, SELECTOR, STACK } from './layout.ts';
 import type { Plan } from './plan.ts';
 import type { Random } from './state.ts';
 
-const USER = /^(PUSH|LAR|LSL|VERR|VERW|ARPL|CALLF|JMPF|RETF|IRET|INT|INTO|CLI|STI|IN|OUT|INS|OUTS)$/;
+const USER = /^(PUSH|POP|L[DEFGS]S|LAR|LSL|VERR|VERW|ARPL|CALLF|JMPF|RETF|IRET|INT|INTO|CLI|STI|IN|OUT|INS|OUTS)$/;
 
 /** True for rows whose effect at CPL 3 a Linux host shows as it is. UMIP hides SGDT and its like;
  * SYSEXIT is #UD on AMD, #GP on Intel; INT1 under a hypervisor may report the wrong RIP. */
 export function isUserVisible(row: Instruction): boolean {
-  return USER.test(row.mnemonic) || row.row[1] === 'MOV Ev,Sw' || (row.attributes.cpl0 && row.mnemonic !== 'SYSEXIT');
+  return USER.test(row.mnemonic) || row.operands.some(({ text }) => text === 'Sw') || (row.attributes.cpl0 && row.mnemonic !== 'SYSEXIT');
 }
 
-/** False for far pointers with 64-bit offsets, which AMD does not know, and with 16-bit offsets, which lead nowhere here. */
+/** False for far pointers with 64-bit offsets, which AMD does not know, and far jumps with 16-bit offsets, which lead nowhere here. */
 export function hasSystemSize(row: Instruction, size: number): boolean {
+  if (/^L[DEFGS]S$/.test(row.mnemonic)) return size !== 64;
   return !((/^(CALLF|JMPF)$/.test(row.mnemonic) && size !== 32) || (/^(RETF|IRET)$/.test(row.mnemonic) && size === 16));
 }
 
@@ -26,6 +27,17 @@ const SELECTORS = [0, 3, 0x10, 0x18, SELECTOR.code32, SELECTOR.data, SELECTOR.co
 function codeSelector(random: Random): number {
   return random.chance(70) ? random.pick([SELECTOR.code32, SELECTOR.code64]) : random.pick(SELECTORS);
 }
+
+/**
+ * What may be loaded into a segment register without changing the next case's surroundings: the selector that it holds anyway, or one that
+ * faults. FS and GS get only the latter, for their bases would be lost.
+ */
+function loadable(register: string, random: Random): number {
+  const faulting = random.pick([0x10, 0x18, 0x40, 0xfffb]);
+  return /[DES]S/.test(register) && random.chance(60) ? SELECTOR.data : faulting;
+}
+
+const SEGMENTS = ['ES', 'CS', 'SS', 'DS', 'FS', 'GS'];
 
 /** As `prepare` in specials.ts. */
 export function prepareSystem(plan: Plan): void {
@@ -42,9 +54,21 @@ export function prepareSystem(plan: Plan): void {
       else if (plan.rm !== 4) plan.registers.set(plan.rm, BigInt(value));
       return;
     }
-    case 'MOV': // the last two segment register numbers do not exist
-      plan.reg = random.chance(90) ? random.below(6) : random.below(8);
+    case 'POP':
+      patch(STACK, little(BigInt(loadable(row.row[1], random)), size / 8));
       return;
+    case 'LDS': case 'LES': case 'LFS': case 'LGS': case 'LSS':
+      patch(plan.address, [...little(target, size / 8), ...little(BigInt(loadable(row.mnemonic.slice(1), random)), 2)]);
+      return;
+    case 'MOV': { // the last two segment register numbers do not exist
+      plan.reg = random.chance(90) ? random.below(6) : random.below(8);
+      if (row.operands[0]?.text !== 'Sw') return;
+      const value = BigInt(loadable(SEGMENTS[plan.reg] ?? '', random));
+      if (plan.address !== undefined) patch(plan.address, little(value, 2));
+      else if (plan.rm !== 4) plan.registers.set(plan.rm, value);
+      else plan.reg = 1; // MOV CS is #UD, whatever RSP holds
+      return;
+    }
     case 'CALLF': case 'JMPF':
       if (plan.address === undefined) plan.immediates = [{ value: target, size: 4 }, { value: BigInt(selector), size: 2 }];
       else patch(plan.address, [...little(target, 4), ...little(BigInt(selector), 2)]);
