@@ -71,8 +71,6 @@ export function addKeyCommands(program: Command): void {
   });
 }
 
-const kindsOf = (grant: Grant): string => grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges';
-
 export interface GrantInput { manifest: string; vms: string[]; privileges: PrivilegeGrant[]; days: number; onViolation: Grant['onViolation'] }
 
 /** A grant valid from now on. */
