@@ -38,6 +38,15 @@ export class Receiver {
     this.timer = clock.timer(() => this.retry());
   }
 
+  private get on(): boolean {
+    return (this.registers.get('CR') & COMMAND.receive) !== 0 && this.allowed();
+  }
+
+  /** C+ mode. */
+  private get plus(): boolean {
+    return (this.registers.get('CPCR') & PLUS.receive) !== 0;
+  }
+
   /** CR.BUFE. */
   get empty(): boolean {
     return this.buffer.empty;
@@ -49,6 +58,14 @@ export class Receiver {
     this.refused = false;
     this.timer.arm(Number.POSITIVE_INFINITY);
     this.ready();
+  }
+
+  /**
+   * C mode: what is left in the buffer counts as received anew when the driver clears the cause. The driver of Linux clears it after each
+   * frame and stops at a limit; on a wire the next frame would wake it, but here that may be one that waits for the driver.
+   */
+  remind(): void {
+    if (this.on && !this.plus && !this.empty) this.interrupts.raise(CAUSE.receiveOk);
   }
 
   /** Both rings begin anew: the receiver was turned on, or the ring lies elsewhere. */
@@ -66,8 +83,7 @@ export class Receiver {
   /** False: no room now. A frame that the card does not want is taken and dropped. */
   receive(frame: Uint8Array): boolean {
     const { statistics } = this;
-    const on = (this.registers.get('CR') & COMMAND.receive) !== 0 && this.allowed();
-    if (!on || frame.length < 14) {
+    if (!this.on || frame.length < 14) {
       statistics.totals.rxDropped++;
       return true;
     }
@@ -81,25 +97,25 @@ export class Receiver {
       statistics.count('rxError');
       return true;
     }
-    const plus = (this.registers.get('CPCR') & PLUS.receive) !== 0;
-    const stored = plus ? this.storeInRing(frame, match.destination, match.own) : this.buffer.store(this.pad(frame), match.destination, match.own);
-    if (stored === 'later') return this.refuse(plus);
+    const { destination, own } = match;
+    const stored = this.plus ? this.storeInRing(frame, destination, own) : this.buffer.store(this.pad(frame), destination, own);
+    if (stored === 'later') return this.refuse();
     if (stored === 'never') {
       statistics.miss();
       return true;
     }
     this.pause = SOON;
-    statistics.received(frame.length, match.destination);
+    statistics.received(frame.length, destination);
     this.interrupts.raise(CAUSE.receiveOk);
     return true;
   }
 
   /** The frame is not lost, so nothing overflows; in C+ mode the driver is told that it has no descriptor left. */
-  private refuse(plus: boolean): false {
+  private refuse(): false {
     if (this.refused) return false;
     this.refused = true;
     this.statistics.totals.rxStalls++;
-    if (plus) {
+    if (this.plus) {
       this.timer.arm(this.clock.now() + this.pause);
       this.pause = Math.min(this.pause * 2, SELDOM);
       this.interrupts.raise(CAUSE.receiveUnavailable);

@@ -154,7 +154,10 @@ class Card implements Rtl8139 {
       receiver.retry();
     });
     registers.onRead('ISR', () => interrupts.readCauses());
-    registers.onWrite('ISR', (value) => interrupts.clearCauses(value));
+    registers.onWrite('ISR', (value) => {
+      interrupts.clearCauses(value);
+      receiver.remind();
+    });
     registers.onRead('TCR', () => (registers.get('TCR') | CHIPS[this.chip].version) >>> 0);
     registers.onRead('TCTR', () => timer.count);
     registers.onWrite('TCTR', () => timer.restart());
