@@ -4,10 +4,10 @@ import * as H from './generated/sse';
 import { FPU_OK, MXCSR, VECTOR_SCRATCH } from './layout';
 import { cpu } from './state';
 import { ea, gpr, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SUB, PREFIX_66, PREFIX_REP, PREFIX_REPNE } from './record';
-import { probeRead, rd32, rd64, wr128, wr32, wr64 } from './memory';
+import { probeRead, rd128, rd32, rd64, wr128, wr32, wr64 } from './memory';
 import { faultCode } from './events';
 import { fpuUnusable, mmxUnusable, sseUnusable } from './control';
-import { dst128, enterMmx, low64, mmxReg, mmxRm, setMmx, src128, src64, unaligned128, xmmReg, xmmRm } from './xmm';
+import { alignedAddress, enterMmx, low64, mmxReg, mmxRm, setMmx, src128, src64, xmmReg, xmmRm } from './xmm';
 import { CF, PF, setArith, ZF } from './flags';
 import { begin, commit, MXCSR_MASK, roundingMode } from './mxcsr';
 import { TRUNCATE } from './softfloat80';
@@ -50,10 +50,11 @@ function hasXmm(op: usize): bool {
 
 // ---- moves within and between registers and memory
 
+/** The first four are the loops of memcpy and strlen: their accesses are inline. */
 function execMove(op: usize, sub: u32): void {
   switch (sub) {
     case H.MOVU_load: {
-      v128.store(xmmReg(op), unaligned128(op));
+      v128.store(xmmReg(op), load<u8>(op, OP_MOD) != 0 ? rd128(ea(op)) : v128.load(xmmRm(op)));
       return;
     }
     case H.MOVU_store: {
@@ -63,11 +64,13 @@ function execMove(op: usize, sub: u32): void {
       return;
     }
     case H.MOVA_load: {
-      v128.store(xmmReg(op), src128(op));
+      v128.store(xmmReg(op), load<u8>(op, OP_MOD) != 0 ? rd128(alignedAddress(op)) : v128.load(xmmRm(op)));
       return;
     }
     case H.MOVA_store: {
-      dst128(op, v128.load(xmmReg(op)));
+      const value = v128.load(xmmReg(op));
+      if (load<u8>(op, OP_MOD) != 0) wr128(alignedAddress(op), value);
+      else v128.store(xmmRm(op), value);
       return;
     }
     case H.MOVQ_load: {

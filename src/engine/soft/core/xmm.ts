@@ -3,7 +3,7 @@
 import { FPR, FSW, FTW, XMM } from './layout';
 import { cpu } from './state';
 import { ea, OP_MOD, OP_REG, OP_RM } from './record';
-import { rd128, rd64, wr128 } from './memory';
+import { rd128, rd64 } from './memory';
 import { faultCode } from './events';
 
 /** Address of the XMM register in ModRM.reg. */
@@ -41,7 +41,9 @@ export function low64(value: u64): v128 {
 }
 
 /** Address of the memory operand, which must be 16-byte aligned (#GP). */
-function alignedAddress(op: usize): u64 {
+// @ts-ignore: decorator
+@inline
+export function alignedAddress(op: usize): u64 {
   const la = ea(op);
   if ((la & 15) != 0) faultCode(13, 0);
   return la;
@@ -65,11 +67,6 @@ export function src64(op: usize): u64 {
 /** MMX source: register or memory. */
 export function srcMmx(op: usize): u64 {
   return load<u8>(op, OP_MOD) != 0 ? rd64(ea(op)) : load<u64>(mmxRm(op));
-}
-
-export function dst128(op: usize, value: v128): void {
-  if (load<u8>(op, OP_MOD) != 0) wr128(alignedAddress(op), value);
-  else v128.store(xmmRm(op), value);
 }
 
 /** What every MMX instruction does to the x87: TOP = 0, all registers in use (SDM vol. 1, 9.5.1; EMMS empties them). */
