@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { readFileSync } from 'node:fs';
 import { UserError } from '../base/errors.ts';
 import type { CpioEntry } from '../guest/cpio.ts';
-import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
+import { fetchBusybox, fetchKernel, fetchPasst } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
 import { readKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
@@ -64,7 +64,15 @@ function fileEntries(options: RunOptions): CpioEntry[] {
   return entries;
 }
 
+/** The terminal's size for the init that we build; nothing where there is no terminal. */
+function windowSize(): string[] {
+  const { columns, rows, isTTY } = process.stdout;
+  return process.stdin.isTTY && isTTY ? [`LINES=${rows}`, `COLUMNS=${columns}`] : [];
+}
+
 export async function assemble(options: RunOptions, progress: Progress): Promise<VmConfig> {
+  const cards = cardsOf(options.net, options.pcap);
+  if (cards.some(({ net }) => net.kind === 'user')) await fetchPasst(progress);
   const kernelPath = options.kernel ?? (await fetchKernel(progress)).image;
   const file = readInput(kernelPath, LIMITS.kernel, 'kernel');
   progress({ text: 'unpacking the kernel' });
@@ -81,11 +89,11 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     kernel: { elf: kernel.elf, setupHeader: kernel.setupHeader, name: kernelPath },
     boot: options.boot,
     initramfs,
-    commandLine: options.commandLine ?? `${linux ? DEFAULT_COMMAND_LINE : ''} ${options.append}`.trim(),
+    commandLine: options.commandLine ?? [...(linux ? [DEFAULT_COMMAND_LINE] : []), ...(options.initramfs === undefined && linux ? windowSize() : []), options.append].join(' ').trim(),
     modules: registeredModules(options),
     trustedKeys: options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8')),
     onViolation: options.onViolation,
-    cards: cardsOf(options.net, options.pcap),
+    cards,
     debugExitPort: options.debugExit,
     wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
     log: options.log,

@@ -37,4 +37,4 @@ export function readInput(path: string, most: number, what: string): Buffer {
   return readFileSync(path);
 }
 
-export const LIMITS = { kernel: 512 << 20, initramfs: 1 << 30, module: 64 << 20, policy: 16 << 20, key: 1 << 16 } as const;
+export const LIMITS = { kernel: 512 << 20, initramfs: 1 << 30, module: 64 << 20, policy: 16 << 20, config: 1 << 20, key: 1 << 16 } as const;

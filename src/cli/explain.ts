@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { UserError } from '../base/errors.ts';
 import { CROSSINGS, ENDINGS, explain, REFUSALS, VIOLATIONS } from '../monitor/reasons.ts';
 import { action } from './command.ts';
+import { nearest } from './nearest.ts';
 import { columns, printJson } from './output.ts';
 
 export function addExplainCommand(program: Command): void {
@@ -17,7 +18,10 @@ export function addExplainCommand(program: Command): void {
       return 0;
     }
     const text = explain(reason);
-    if (text === undefined) throw new UserError(`no such reason: ${reason}`, 'portcullis explain lists them all');
+    if (text === undefined) {
+      const near = nearest(reason, Object.values(tables).flatMap((table) => Object.keys(table)));
+      throw new UserError(`no such reason: ${reason}`, `${near ? `Did you mean ${near}? ` : ''}portcullis explain lists them all`);
+    }
     if (json) printJson({ reason, text });
     else console.log(`${reason}: ${text}`);
     return 0;

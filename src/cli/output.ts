@@ -1,6 +1,6 @@
 /** How commands speak: results on standard output (text or JSON), everything else on standard error. */
 import { styleText } from 'node:util';
-import { EXIT_CODES, UserError } from '../base/errors.ts';
+import { EXIT_CODES, type ExitName, UserError } from '../base/errors.ts';
 
 /** Columns aligned by their longest cell. Rows may have different lengths. */
 export function columns(rows: readonly (readonly string[])[], gap = 2): string {
@@ -21,22 +21,21 @@ export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }
 
-/** Prints an error for people (or as JSON with `json`) and returns the exit code. Stack traces only for defects of ours. */
+/** Prints an error for people (and as JSON with `json`) and returns the exit code. Stack traces only for defects of ours. */
 export function reportError(error: unknown, json: boolean): number {
+  const { message, fix, exit, text } = describeError(error);
+  const { code } = EXIT_CODES[exit];
+  if (json) printJson({ ok: false, exit, code, error: { message, fix } });
+  process.stderr.write(`portcullis: ${text}\n`);
+  return code;
+}
+
+function describeError(error: unknown): { message: string; fix?: string; exit: ExitName; text: string } {
   if (error instanceof UserError) {
-    const code = EXIT_CODES[error.exit].code;
-    if (json) printJson({ ok: false, error: { message: error.message, fix: error.fix, exit: code } });
-    process.stderr.write(`portcullis: ${error.message}\n${error.fix ? `  ${error.fix}\n` : ''}`);
-    return code;
+    const { message, fix, exit } = error;
+    return { message, fix, exit, text: fix ? `${message}\n  ${fix}` : message };
   }
   const system = error as NodeJS.ErrnoException;
-  if (typeof system?.code === 'string' && typeof system.syscall === 'string') {
-    const message = `${system.syscall} ${system.path ?? ''}: ${system.message}`;
-    if (json) printJson({ ok: false, error: { message, exit: EXIT_CODES.failed.code } });
-    process.stderr.write(`portcullis: ${system.message}\n`);
-    return EXIT_CODES.failed.code;
-  }
-  if (json) printJson({ ok: false, error: { message: String(error), exit: EXIT_CODES.failed.code } });
-  process.stderr.write(`portcullis: this is a defect of Portcullis, please report it\n${(error as Error)?.stack ?? error}\n`);
-  return EXIT_CODES.failed.code;
+  if (typeof system?.code === 'string' && typeof system.syscall === 'string') return { message: system.message, exit: 'failed', text: system.message };
+  return { message: String(error), exit: 'failed', text: `this is a defect of Portcullis, please report it\n${(error as Error)?.stack ?? error}` };
 }

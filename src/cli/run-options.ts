@@ -2,10 +2,14 @@
  * The options of a virtual machine, once: this table makes the flags, the config file's schema, `--help` and the documentation.
  * Precedence: flags, then environment (PORTCULLIS_<NAME>), then config file, then defaults.
  */
-import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
+import { NET_FORMS } from '../net/index.ts';
+import { CARD_MODELS } from '../vm/config.ts';
+import { LIMITS, readInput } from './command.ts';
+import { nearest } from './nearest.ts';
+import { columns } from './output.ts';
 
 const list = z.array(z.string());
 /** "256M", "1G", or bytes. */
@@ -23,7 +27,7 @@ const count = (least: number, most: number) => z.coerce.number().int().min(least
 interface OptionRow { flags: string; group: 'guest' | 'guard' | 'devices' | 'run'; text: string; schema: z.ZodType }
 
 export const RUN_OPTIONS = {
-  name: { flags: '--name <name>', group: 'run', text: 'name of the virtual machine, as grants know it', schema: z.string().regex(/^[\w.-]{1,64}$/, 'letters, digits, dot, dash; at most 64').default('vm') },
+  name: { flags: '--name <name>', group: 'guest', text: 'name of the machine, as grants know it; default: vm', schema: z.string().regex(/^[\w.-]{1,64}$/, 'letters, digits, dot, dash; at most 64').default('vm') },
   kernel: { flags: '--kernel <file>', group: 'guest', text: 'bzImage or ELF; default: the stock Debian kernel, fetched once', schema: z.string().optional() },
   boot: { flags: '--boot <protocol>', group: 'guest', text: 'linux64, pvh or multiboot; default: by what the image offers', schema: z.enum(['linux64', 'pvh', 'multiboot']).optional() },
   initramfs: { flags: '--initramfs <file>', group: 'guest', text: 'initial RAM file system; default: busybox with a shell', schema: z.string().optional() },
@@ -31,19 +35,19 @@ export const RUN_OPTIONS = {
   commandLine: { flags: '--command-line <text>', group: 'guest', text: 'replaces the kernel command line', schema: z.string().optional() },
   put: { flags: '--put <guest=host...>', group: 'guest', text: 'put a file into the built initramfs, e.g. lib/modules/x.ko=./x.ko', schema: list.default([]) },
   start: { flags: '--start <script>', group: 'guest', text: 'shell script that the built initramfs runs instead of a shell', schema: z.string().optional() },
-  memory: { flags: '--memory <size>', group: 'guest', text: 'guest memory, 16M to 3G', schema: memory.default(256 << 20) },
+  memory: { flags: '--memory <size>', group: 'guest', text: 'guest memory, 16M to 3G; default: 256M', schema: memory.default(256 << 20) },
   module: { flags: '--module <file...>', group: 'guard', text: 'guarded module (with FILE.manifest.json beside it) to register', schema: list.default([]) },
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
   onViolation: { flags: '--on-violation <what>', group: 'guard', text: 'stricter than the grant says: quarantine or stop', schema: z.enum(['quarantine', 'stop']).optional() },
-  net: { flags: '--net <backend...>', group: 'devices', text: 'an e1000 card each: peer, user, stream:unix:PATH, stream:tcp:HOST:PORT, tap:NAME, none; with ,model=rtl8139 behind it that card', schema: list.default([]) },
+  net: { flags: '--net <backend...>', group: 'devices', text: 'a network card each, the first at 0000:00:03.0; see Networks below', schema: list.default([]) },
   pcap: { flags: '--pcap <file...>', group: 'devices', text: 'capture of each card\'s frames, in the order of --net', schema: list.default([]) },
   debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port whose write ends the run, e.g. 0xf4', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
-  engine: { flags: '--engine <name>', group: 'run', text: 'soft', schema: z.enum(['soft']).default('soft') },
-  clock: { flags: '--clock <kind>', group: 'run', text: 'host, or instructions (deterministic: same run, same result)', schema: z.enum(['host', 'instructions']).default('host') },
+  engine: { flags: '--engine <name>', group: 'run', text: 'what executes the guest: soft', schema: z.enum(['soft']).default('soft') },
+  clock: { flags: '--clock <kind>', group: 'run', text: 'host, or instructions (deterministic: same run, same result); default: host', schema: z.enum(['host', 'instructions']).default('host') },
   timeout: { flags: '--timeout <seconds>', group: 'run', text: 'end the run after this time (exit code 36)', schema: count(1, 1_000_000).optional() },
   events: { flags: '--events <where>', group: 'run', text: 'audit events as NDJSON to a path, - (standard output) or fd:N', schema: z.string().optional() },
-  log: { flags: '--log <level>', group: 'run', text: 'trace, debug, info, warn or error', schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn') },
+  log: { flags: '--log <level>', group: 'run', text: 'trace, debug, info, warn or error; default: warn', schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn') },
 } as const satisfies Record<string, OptionRow>;
 
 type Rows = typeof RUN_OPTIONS;
@@ -54,6 +58,12 @@ export type RunOptions = z.output<typeof runSchema>;
 const GROUP_TITLES: Record<OptionRow['group'], string> = {
   guest: 'Guest:', guard: 'Guarded modules:', devices: 'Devices:', run: 'Run:',
 };
+
+/** What `--net` takes, for help texts. */
+export function networksHelp(): string {
+  const forms = [...NET_FORMS, ['FORM,model=MODEL', `another card than e1000: ${CARD_MODELS.join(', ')}`] as const];
+  return `\nNetworks:\n${columns(forms.map(([form, meaning]) => [`  ${form}`, meaning]))}\n`;
+}
 
 /** Adds the table's flags to a command, grouped by task. */
 export function addRunOptions(command: Command, names: readonly (keyof Rows)[] = Object.keys(RUN_OPTIONS) as (keyof Rows)[]): Command {
@@ -79,17 +89,15 @@ export function resolveRunOptions(flags: Record<string, unknown>, configFile: st
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   if (issue.code === 'unrecognized_keys') {
-    throw new UserError(`unknown option ${issue.keys.map((key) => `"${key}"`).join(', ')} in ${configFile}`, `known: ${Object.keys(RUN_OPTIONS).join(', ')}`);
+    const near = nearest(issue.keys[0], Object.keys(RUN_OPTIONS));
+    throw new UserError(`unknown option ${issue.keys.map((key) => `"${key}"`).join(', ')} in ${configFile}`, near ? `Did you mean "${near}"?` : `known: ${Object.keys(RUN_OPTIONS).join(', ')}`);
   }
   const name = String(issue.path[0]);
   throw new UserError(`option ${name}: ${issue.message} (found ${JSON.stringify(merged[name])})`, `${RUN_OPTIONS[name as keyof Rows]?.flags ?? name}: ${RUN_OPTIONS[name as keyof Rows]?.text ?? ''}`);
 }
 
-const MAX_CONFIG = 1 << 20;
-
 function readConfig(path: string): Record<string, unknown> {
-  const bytes = readFileSync(path);
-  if (bytes.length > MAX_CONFIG) throw new UserError(`${path} has ${bytes.length} bytes; a config file has at most ${MAX_CONFIG}`);
+  const bytes = readInput(path, LIMITS.config, 'config file');
   try {
     const value: unknown = JSON.parse(bytes.toString('utf8'));
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Error('expected an object of options');

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { assemble } from './assemble.ts';
 import { action } from './command.ts';
 import { printJson } from './output.ts';
-import { addRunOptions, resolveRunOptions } from './run-options.ts';
+import { addRunOptions, networksHelp, resolveRunOptions } from './run-options.ts';
 import { describeEnd, supervise } from './supervise.ts';
 import { type ConsoleInput, openConsole } from './terminal.ts';
 
@@ -11,30 +11,33 @@ export function addRunCommand(program: Command): void {
   const run = program.command('run')
     .description('run a virtual machine, with its serial console on this terminal')
     .option('-f, --config <file>', 'JSON file with the same options, e.g. {"memory": "512M", "net": ["peer"]}')
-    .addHelpText('after', `
+    .addHelpText('after', () => `${networksHelp()}
 Examples:
   portcullis run                                     # stock kernel, a shell
-  portcullis run --net peer --module e1000.guarded.ko --grant e1000.grant.json --trust admin.pub
+  portcullis run --net peer --module e1000.guarded.ko --grant e1000.grant.json \\
+    --trust admin.pub
   portcullis run --kernel ./bzImage --initramfs ./root.cpio --append "debug" --memory 512M
   portcullis run --kernel ./test.elf --debug-exit 0xf4 --clock instructions
 
 Leave the console with ctrl-a x; ctrl-a h shows more keys.
-Each option may also stand in the config file or in the environment (PORTCULLIS_MEMORY=512M); flags win, then the environment.
+Each option may also stand in the config file ("memory": "512M") or in the
+environment (PORTCULLIS_MEMORY=512M); flags win, then the environment.
+Lists are separated by commas there.
 `);
   addRunOptions(run);
   action(run, async ({ json, progress }, flags: Record<string, unknown> & { config?: string }) => {
     const options = resolveRunOptions(flags, flags.config);
     const config = await assemble(options, (step) => progress.step(step));
     progress.clear();
-    // With --json, standard output is for the result: the console goes to standard error.
-    const screen = json ? process.stderr : process.stdout;
+    // Standard output may be for the result or the events: then the console goes to standard error.
+    const screen = json || options.events === '-' ? process.stderr : process.stdout;
     if (process.stdin.isTTY) process.stderr.write('console: ctrl-a x leaves, ctrl-a h helps\r\n');
     let input: ConsoleInput | undefined;
     try {
       const ended = await supervise(config, {
         console: (bytes) => { screen.write(bytes); },
         started(vm) {
-          input = openConsole((bytes) => vm.input(bytes), () => vm.stop());
+          input = openConsole(vm, () => vm.stop());
         },
         events: options.events,
         timeout: options.timeout,

@@ -1,9 +1,9 @@
 /** Runs one machine to its end for a command: events, logs, time limit, signals, and the exit code that says how it ended. */
-import { closeSync, openSync, writeSync } from 'node:fs';
-import { EXIT_CODES, type ExitName, unreachable, UserError } from '../base/errors.ts';
+import { EXIT_CODES, type ExitName, unreachable } from '../base/errors.ts';
 import type { LogRecord } from '../base/log.ts';
 import type { Outcome, VmConfig, VmEvent, VmReport } from '../vm/config.ts';
 import { type RunningVm, startVm } from '../vm/host.ts';
+import { openEventStream } from './event-stream.ts';
 
 export interface Supervision {
   /** Serial output. */
@@ -21,39 +21,20 @@ export interface Ended { outcome: Outcome; report: VmReport; exit: ExitName; cod
 const EVENTS_KEPT = 1000;
 /** A guest kernel says this before it stops; there is no other sign of a panic. */
 const PANIC = 'Kernel panic - not syncing';
-
-function openEvents(where: string | undefined): (event: VmEvent) => void {
-  if (where === undefined) return () => {};
-  const match = /^fd:(\d+)$/.exec(where);
-  let target: number;
-  try {
-    target = where === '-' ? 1 : match ? Number(match[1]) : openSync(where, 'a');
-  } catch (error) {
-    throw new UserError(`--events ${where}: ${(error as Error).message}`, 'give a writable path, - or fd:N');
-  }
-  let broken = false;
-  return (event) => {
-    if (broken) return;
-    try {
-      writeSync(target, `${JSON.stringify(event)}\n`);
-    } catch (error) {
-      broken = true;
-      process.stderr.write(`portcullis: the event stream ${where} ended: ${(error as Error).message}\n`);
-      if (target > 2) closeSync(target);
-    }
-  };
-}
+/** A closed terminal ends the run as a request to terminate does. */
+const SIGNALS: readonly (readonly [NodeJS.Signals, ExitName])[] = [['SIGINT', 'interrupted'], ['SIGTERM', 'terminated'], ['SIGHUP', 'terminated']];
 
 export function printLog({ level, component, message, fields }: LogRecord): void {
   process.stderr.write(`[${level}] ${component}: ${message}${fields ? ` ${JSON.stringify(fields)}` : ''}\n`);
 }
 
 function exitOf(outcome: Outcome, panicked: boolean): ExitName {
-  if (panicked && outcome.kind !== 'violation') return 'panic';
   switch (outcome.kind) {
-    case 'off': case 'halted': return 'ok';
-    case 'reset': return 'reset';
-    case 'crash': return 'crash';
+    case 'off': return 'ok';
+    // Whoever can write to the console can say "panic": it counts only before an end that a panic can have.
+    case 'halted': return panicked ? 'panic' : 'ok';
+    case 'reset': return panicked ? 'panic' : 'reset';
+    case 'crash': return panicked ? 'panic' : 'crash';
     case 'debug-exit': return outcome.code === 0 ? 'ok' : 'failed';
     case 'violation': return 'violation';
     case 'failed': return 'failed';
@@ -63,42 +44,48 @@ function exitOf(outcome: Outcome, panicked: boolean): ExitName {
 }
 
 export async function supervise(config: VmConfig, supervision: Supervision): Promise<Ended> {
-  const emit = openEvents(supervision.events);
+  const stream = supervision.events === undefined ? undefined : openEventStream(supervision.events);
   const events: VmEvent[] = [];
   let panicked = false;
   let tail = '';
-  const vm = await startVm(config, {
-    console(bytes) {
-      tail = (tail + Buffer.from(bytes).toString('latin1')).slice(-4096 - PANIC.length);
-      panicked ||= tail.includes(PANIC);
-      supervision.console(bytes);
-    },
-    event(event) {
-      emit(event);
-      if (events.length < EVENTS_KEPT) events.push(event);
-    },
-    log: printLog,
-  });
-  supervision.started?.(vm);
   let cause: ExitName | undefined;
-  const end = (name: ExitName) => {
-    cause ??= name;
-    vm.stop();
-  };
-  const onInterrupt = () => end('interrupted');
-  const onTerminate = () => end('terminated');
-  process.on('SIGINT', onInterrupt);
-  process.on('SIGTERM', onTerminate);
-  const limit = supervision.timeout === undefined ? undefined : setTimeout(() => end('watchdog'), supervision.timeout * 1000);
+  let limit: NodeJS.Timeout | undefined;
+  const handlers: [NodeJS.Signals, () => void][] = [];
   try {
+    const vm = await startVm(config, {
+      console(bytes) {
+        const text = tail + Buffer.from(bytes).toString('latin1');
+        panicked ||= text.includes(PANIC);
+        tail = text.slice(1 - PANIC.length);
+        supervision.console(bytes);
+      },
+      event(event) {
+        stream?.write(event);
+        if (events.length < EVENTS_KEPT) events.push(event);
+      },
+      log: printLog,
+    });
+    const end = (name: ExitName) => {
+      // Asked twice: whoever asks does not want to wait for the machine's thread.
+      if (cause !== undefined) process.exit(EXIT_CODES[name].code);
+      cause = name;
+      vm.stop();
+    };
+    for (const [signal, name] of SIGNALS) {
+      const handler = () => end(name);
+      process.on(signal, handler);
+      handlers.push([signal, handler]);
+    }
+    if (supervision.timeout !== undefined) limit = setTimeout(() => end('watchdog'), supervision.timeout * 1000);
+    supervision.started?.(vm);
     const { outcome, report } = await vm.ended;
     const exit = outcome.kind === 'stopped' ? (cause ?? 'ok') : exitOf(outcome, panicked);
     const code = outcome.kind === 'debug-exit' ? outcome.code & 0xff : EXIT_CODES[exit].code;
     return { outcome, report, exit, code, events };
   } finally {
     clearTimeout(limit);
-    process.off('SIGINT', onInterrupt);
-    process.off('SIGTERM', onTerminate);
+    for (const [signal, handler] of handlers) process.off(signal, handler);
+    await stream?.close();
   }
 }
 

@@ -16,6 +16,9 @@ if [ -f /etc/portcullis/start ]; then
   sh /etc/portcullis/start
 else
   echo "Modules are in /lib/modules; 'insmod' loads them, 'poweroff -f' ends the machine."
+  # The kernel hands words of its command line that it does not know to its init.
+  [ -n "$COLUMNS" ] && stty rows "$LINES" cols "$COLUMNS"
+  unset LINES COLUMNS
   setsid cttyhack sh
 fi
 sync

@@ -23,7 +23,7 @@ function command(file: string, args: string[], options: { cwd?: string } = {}): 
     child.stderr.on('data', (chunk) => { stderr += chunk; });
     child.on('error', (error: NodeJS.ErrnoException) =>
       reject(error.code === 'ENOENT'
-        ? new UserError(`${file} is not installed`, `Debian or a derivative with ${file} is needed to fetch packages; or pass your own files (--kernel, --initramfs, --busybox)`, 'failed')
+        ? new UserError(`${file} is not installed`, `Debian or a derivative with ${file} is needed to fetch packages; or pass your own files (--kernel, --initramfs)`, 'failed')
         : error));
     child.on('close', (code) => resolve({ stdout, stderr, code: code ?? 1 }));
   });

@@ -76,6 +76,8 @@ export interface Board extends Stateful {
   runDue(): void;
   /** Console input. Gives the number of bytes taken. */
   serialInput(bytes: Uint8Array): number;
+  /** True while the guest takes serial input by interrupt. */
+  serialListening(): boolean;
   /** Hands on buffered serial output; call before the machine stops. */
   flushSerial(): void;
   pressPowerButton(): void;
@@ -210,6 +212,7 @@ export function createBoard(options: BoardOptions): Board {
     nextDeadline: clock.nextDeadline,
     runDue: clock.runDue,
     serialInput: (bytes) => uart.receive(bytes),
+    serialListening: () => uart.listening,
     flushSerial: () => serialOutput.flush(),
     pressPowerButton: () => acpiPm.pressPowerButton(),
     addPci(slot, make) {

@@ -14,26 +14,38 @@ export interface VmListener {
 export interface RunningVm {
   /** To the guest's serial console. */
   input(bytes: Uint8Array): void;
+  /** Bytes of input that the guest has not taken yet. Beyond 64 KiB more is dropped. */
+  inputBacklog(): number;
   /** Ends the run soon, with outcome 'stopped'. */
   stop(): void;
   /** Resolves when the machine has ended. Rejects with UserError for bad configuration, with Error for a defect. */
   readonly ended: Promise<{ outcome: Outcome; report: VmReport }>;
 }
 
+/** Words that both threads see. */
+export const BELL = {
+  /** The machine sleeps on it when idle; the main thread counts it up and notifies. */
+  rung: 0,
+  /** Messages to the main thread that it has not handled. The machine waits when there are too many: a guest that floods its console must not fill our memory. */
+  messages: 1,
+  /** Bytes of console input that the guest has not taken. */
+  input: 2,
+} as const;
+
 /** What the worker gets beside the configuration. */
 export interface WorkerData {
   config: VmConfig;
-  /** One word: the machine sleeps on it when idle, the main thread notifies it. */
+  /** Words by `BELL`. */
   bell: SharedArrayBuffer;
   links: (SharedArrayBuffer | undefined)[];
 }
 
 export async function startVm(config: VmConfig, listener: VmListener): Promise<RunningVm> {
-  const bell = new SharedArrayBuffer(8);
+  const bell = new SharedArrayBuffer(4 * Object.keys(BELL).length);
+  const words = new Int32Array(bell);
   const ring = () => {
-    const words = new Int32Array(bell);
-    Atomics.add(words, 0, 1);
-    Atomics.notify(words, 0);
+    Atomics.add(words, BELL.rung, 1);
+    Atomics.notify(words, BELL.rung);
   };
   const links = await openCardLinks(config.cards, ring, createLog('net', (record) => listener.log?.(record), config.log));
   const { port1, port2 } = new MessageChannel();
@@ -45,6 +57,8 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
   };
   const ended = new Promise<{ outcome: Outcome; report: VmReport }>((resolve, reject) => {
     worker.on('message', (message: VmMessage) => {
+      Atomics.sub(words, BELL.messages, 1);
+      Atomics.notify(words, BELL.messages);
       switch (message.kind) {
         case 'console': listener.console(message.bytes); break;
         case 'event': listener.event?.(message.event); break;
@@ -64,5 +78,13 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     void worker.terminate();
   };
   ended.then(close, close);
-  return { input: (bytes) => post({ kind: 'input', bytes }), stop: () => post({ kind: 'stop' }), ended };
+  return {
+    input(bytes) {
+      Atomics.add(words, BELL.input, bytes.length);
+      post({ kind: 'input', bytes });
+    },
+    inputBacklog: () => Atomics.load(words, BELL.input),
+    stop: () => post({ kind: 'stop' }),
+    ended,
+  };
 }

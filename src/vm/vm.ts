@@ -24,6 +24,8 @@ export interface VmPorts {
   poll(): void;
   /** The guest is idle: sleep, at most this long, or until there is input. */
   sleep(milliseconds: number): void;
+  /** So many bytes of console input were taken by the guest, or dropped. */
+  inputTaken(bytes: number): void;
 }
 
 /** Longest stretch of execution without a look at the outside, ns. */
@@ -37,6 +39,7 @@ export class Vm {
   private halted = false;
   private input_: Uint8Array[] = [];
   private inputSize = 0;
+  private inputDropped = false;
   private readonly unknownMsrs = new Set<number>();
   private readonly msrWords = new Uint32Array(2);
   private readonly cpu: Cpu;
@@ -95,7 +98,12 @@ export class Vm {
 
   /** Console input. Bytes beyond 64 KiB that the guest does not take are dropped. */
   input(bytes: Uint8Array): void {
-    if (this.inputSize + bytes.length > INPUT_LIMIT) return this.log.warn('console input dropped: the guest does not read it', { bytes: bytes.length });
+    if (this.inputSize + bytes.length > INPUT_LIMIT) {
+      this.ports.inputTaken(bytes.length);
+      if (!this.inputDropped) this.log.warn('console input dropped: the guest does not read it', { bytes: bytes.length });
+      this.inputDropped = true;
+      return;
+    }
     this.input_.push(bytes);
     this.inputSize += bytes.length;
   }
@@ -138,10 +146,13 @@ export class Vm {
   }
 
   private feedConsole(): void {
+    // Linux empties the port several times while it starts: what is typed ahead waits until it listens.
+    if (this.config.kernel.setupHeader !== undefined && !this.board.serialListening()) return;
     while (this.input_.length > 0) {
       const first = this.input_[0];
       const taken = this.board.serialInput(first);
       this.inputSize -= taken;
+      this.ports.inputTaken(taken);
       if (taken < first.length) {
         this.input_[0] = first.subarray(taken);
         return;

@@ -2,12 +2,19 @@
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { UserError } from '../base/errors.ts';
 import type { VmCommand, VmMessage } from './config.ts';
-import type { WorkerData } from './host.ts';
+import { BELL, type WorkerData } from './host.ts';
 import { Vm } from './vm.ts';
 
 const { config, bell, links, port } = workerData as WorkerData & { port: MessagePort };
-const send = (message: VmMessage) => parentPort?.postMessage(message);
 const bellWords = new Int32Array(bell);
+/** Messages that may wait for the main thread. */
+const MESSAGES = 4096;
+
+function send(message: VmMessage): void {
+  let waiting = Atomics.add(bellWords, BELL.messages, 1) + 1;
+  parentPort?.postMessage(message);
+  for (; waiting > MESSAGES; waiting = Atomics.load(bellWords, BELL.messages)) Atomics.wait(bellWords, BELL.messages, waiting);
+}
 
 let seen = 0;
 try {
@@ -16,7 +23,7 @@ try {
     event: (event) => send({ kind: 'event', event }),
     log: (record) => send({ kind: 'log', record }),
     poll() {
-      const rung = Atomics.load(bellWords, 0);
+      const rung = Atomics.load(bellWords, BELL.rung);
       if (rung === seen) return;
       seen = rung;
       for (let message = receiveMessageOnPort(port); message; message = receiveMessageOnPort(port)) {
@@ -27,8 +34,9 @@ try {
       vm.pollLinks();
     },
     sleep(milliseconds) {
-      Atomics.wait(bellWords, 0, seen, milliseconds);
+      Atomics.wait(bellWords, BELL.rung, seen, milliseconds);
     },
+    inputTaken: (bytes) => { Atomics.sub(bellWords, BELL.input, bytes); },
   });
   const outcome = vm.run();
   send({ kind: 'ended', outcome, report: vm.report() });

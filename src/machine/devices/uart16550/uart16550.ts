@@ -55,6 +55,12 @@ export class Uart16550 implements RegisterBlock, Stateful {
     this.transmitTimer = ports.clock.timer(() => this.transmitted());
   }
 
+  /** The guest takes input by interrupt (OUT2 gates the line on a PC) and has its FIFO on, which a driver does last, emptying it. */
+  get listening(): boolean {
+    const interrupts = (this.interruptEnable & IER.receive) !== 0 && (this.modemControl & (MCR.out2 | MCR.loop)) === MCR.out2;
+    return interrupts && (this.fifoControl & FCR.enable) !== 0;
+  }
+
   /** Input from the far end. Gives the number of bytes taken; the rest found no room and is the caller's. */
   receive(bytes: Uint8Array): number {
     const taken = Math.min(bytes.length, QUEUE_LIMIT - this.queued);
