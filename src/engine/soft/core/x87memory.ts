@@ -25,8 +25,8 @@ function room(): bool {
 }
 
 /**
- * Pushes softfloat80's operand a, which came from single or double precision: denormals and signaling NaNs are exceptions. CPUs push a denormal
- * even when its exception is unmasked.
+ * Pushes softfloat80's operand a, which came from single or double precision: denormals and signaling NaNs are exceptions.
+ * CPUs push a denormal even when its exception is unmasked.
  */
 function pushA(): void {
   if (denormalOperand) raise(DENORMAL);
