@@ -5,6 +5,7 @@ import type { Engine, EngineOptions } from '../../src/engine/contract.ts';
 import { deviceTests } from './device.ts';
 import { eventTests } from './events.ts';
 import { Guest } from './guest.ts';
+import { identityTests } from './identity.ts';
 import { modeTests } from './modes.ts';
 import { pagingTests } from './paging.ts';
 import { systemTests } from './system.ts';
@@ -24,6 +25,7 @@ export function conformance(name: string, createEngine: CreateEngine): void {
     };
     afterAll(() => { for (const engine of engines) engine.close(); });
     describe('execution', () => { systemTests(boot); });
+    describe('identity', () => { identityTests(boot); });
     describe('modes', () => { modeTests(boot); });
     describe('paging', () => { pagingTests(boot); });
     describe('events', () => { eventTests(boot); });
