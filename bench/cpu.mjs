@@ -8,14 +8,15 @@ export const title = 'Processor: work in the guest, seconds by its own clock';
 const ROUNDS = 3;
 
 const WORK = {
-  sha256: { what: 'SHA-256 of 8 MiB', script: 'sha256sum /tmp/zeros > /dev/null' },
-  gzip: { what: 'gzip of busybox itself', script: 'gzip -c /bin/busybox > /dev/null' },
-  shell: { what: 'shell loop, 20000 rounds', script: 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done' },
-  fork: { what: '200 times fork and exec', script: 'i=0; while [ $i -lt 200 ]; do /bin/busybox true; i=$((i+1)); done' },
+  sha256: { what: 'SHA-256 of 4 MiB', script: 'sha256sum /tmp/zeros > /dev/null' },
+  gzip: { what: 'gzip of 1 MiB of busybox', script: 'gzip -c /tmp/program > /dev/null' },
+  shell: { what: 'shell loop, 10000 rounds', script: 'i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done' },
+  fork: { what: '100 times fork and exec', script: 'i=0; while [ $i -lt 100 ]; do /bin/busybox true; i=$((i+1)); done' },
 };
 
 const SCRIPT = `
-dd if=/dev/zero of=/tmp/zeros bs=1M count=8 2>/dev/null
+dd if=/dev/zero of=/tmp/zeros bs=1M count=4 2>/dev/null
+dd if=/bin/busybox of=/tmp/program bs=1M count=1 2>/dev/null
 ${Object.entries(WORK).map(([name, { script }]) => `work_${name}() { ${script}; }`).join('\n')}
 for round in ${Array.from({ length: ROUNDS }, (_, round) => round).join(' ')}; do
 ${Object.keys(WORK).map((name) => `  timed ${name} work_${name}`).join('\n')}

@@ -55,10 +55,10 @@ export function portcullis({ kernel, initramfs }) {
 /** The same machine in one thread of a process that adds counts of instructions and crossings to each sample. `options`: those of `run`. */
 export function counted({ kernel, initramfs }, options = {}) {
   const flags = { kernel, initramfs, commandLine: COMMAND_LINE, memory: `${MEMORY_MIB}M`, ...options };
-  return { command: process.execPath, args: [...(process.env.BENCH_NODE_OPTIONS?.split(' ') ?? []), here('./counted-guest.mjs'), JSON.stringify(flags)] };
+  return { command: process.execPath, args: [here('./counted-guest.mjs'), JSON.stringify(flags)] };
 }
 
-/** QEMU's interpreter-free emulator, one virtual CPU, nothing beside the serial port. Undefined where it is not installed, said once. */
+/** QEMU's translating engine (TCG), one virtual CPU, nothing beside the serial port. Undefined where it is not installed, said once. */
 export function qemu({ kernel, initramfs }) {
   if (!installed(QEMU)) return undefined;
   return {

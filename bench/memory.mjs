@@ -10,7 +10,7 @@ const MIB = 2 ** 20;
 const GUEST = MEMORY_MIB * MIB;
 
 const SCRIPT = `
-dd if=/dev/urandom of=/tmp/file bs=1M count=16 2>/dev/null
+dd if=/dev/urandom of=/tmp/file bs=1M count=4 2>/dev/null
 gzip -c /tmp/file | sha256sum > /dev/null
 echo "@@ up"
 sleep 1`;

@@ -57,7 +57,7 @@ export async function measure() {
 }
 
 /** The guest, and the options of `run` that give it the cards and the guarded module. */
-export async function prepare() {
+async function prepare() {
   const { path, bytes } = await stockModule('e1000');
   const { image, manifest } = linkModule(bytes, path);
   const key = generateKeyPair();

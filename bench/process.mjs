@@ -6,11 +6,11 @@ import { readFileSync } from 'node:fs';
 const TICKS = 100;
 const TAIL = 2000;
 
-/** CPU seconds of a living process, all threads (proc(5): utime and stime, fields 14 and 15). */
+/** CPU seconds of a living process, all threads, and of its children that have ended (proc(5): fields 14 to 17). */
 function cpuSeconds(pid) {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS;
+  return fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0) / TICKS;
 }
 
 /**

@@ -21,6 +21,8 @@ const DESCRIPTORS = { gpa: 0x10_0000, address: -0x7e00_0000, idt: 0x1000 };
 const KERNEL = { gpa: 0x11_0000, address: -0x7f00_0000 };
 const STACK = { gpa: 0x12_0000, address: -0x3700_0000_0000, size: 0x4000 };
 const MODULE = { gpa: 0x20_0000, address: -0x3ff0_0000 };
+/** A page of device registers, outside RAM. */
+const DEVICE = { gpa: 0xf000_0000, address: -0x7d00_0000 };
 const PAGE = 4096;
 const CODE = 0x08;
 const DATA = 0x10;
@@ -32,6 +34,7 @@ const CODE_AT = {
   handler: { at: 0x20, bytes: [0x48, 0xcf] }, // iretq
   call: { at: 0x30, bytes: [0xff, 0xd3, 0x49, 0xff, 0xcc, 0x75, 0xf9, 0xe6, DONE_PORT] }, // 1: call *%rbx; dec %r12; jnz 1b; out
   plain: { at: 0x40, bytes: [0xe6, PLAIN_PORT, 0x49, 0xff, 0xcc, 0x75, 0xf9, 0xe6, DONE_PORT] }, // 1: out; dec %r12; jnz 1b; out
+  device: { at: 0x50, bytes: [0x89, 0x03, 0x49, 0xff, 0xcc, 0x75, 0xf9, 0xe6, DONE_PORT] }, // 1: mov %eax, (%rbx); dec %r12; jnz 1b; out
 };
 
 /** `empty` returns at once; `outer` calls `inner`, which calls the kernel %rdi times; `spin` counts %rdi down. */
@@ -90,6 +93,7 @@ export function tinyGuest() {
   for (const { at, bytes } of Object.values(CODE_AT)) put(KERNEL.gpa + at, bytes);
   for (let page = 0; page < STACK.size; page += PAGE) tables.map(STACK.address + page, STACK.gpa + page);
   for (const page of [0, PAGE]) tables.map(DESCRIPTORS.address + page, DESCRIPTORS.gpa + page);
+  tables.map(DEVICE.address, DEVICE.gpa);
   putDescriptors(engine.memory);
   const load = moduleLoader(image, tables, put);
   startLongMode(cpu);
@@ -106,7 +110,7 @@ export function tinyGuest() {
     set('rflags', 0x202);
     set('r12', times);
     set('rdi', argument);
-    if (entry) set('rbx', gateOf(entry));
+    set('rbx', entry ? gateOf(entry) : DEVICE.address);
   };
   return { engine, cpu, monitor, prepare };
 }
