@@ -5,7 +5,7 @@
 import type { Dma } from '../../ports.ts';
 import { DESCRIPTOR, DESCRIPTOR_SIZE, RING_LIMIT } from './bits.ts';
 
-/** card: one more descriptor of the card was read; driver: the next is the driver's; end: there are no more; bad: it lies outside memory. */
+/** card: a descriptor of the card was read; driver: the next is the driver's; end: there are no more; bad: the next lies outside memory. */
 export type Step = 'card' | 'driver' | 'end' | 'bad';
 
 export class DescriptorChain {

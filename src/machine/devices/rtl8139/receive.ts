@@ -129,7 +129,8 @@ export class Receiver {
     const checks = (control & PLUS.checksum) !== 0 ? checkReceived(frame) : 0;
     const address = destination === 'physical' ? (own ? RECEIVE.physical : 0) : RECEIVE[destination];
     // The tag stands in the descriptor as on the wire, first byte first.
-    return this.ring.store(tagged ? this.strip(frame) : this.pad(frame), checks | address, tagged ? RECEIVE_TAG | frame[14] | (frame[15] << 8) : 0);
+    const tag = tagged ? RECEIVE_TAG | frame[14] | (frame[15] << 8) : 0;
+    return this.ring.store(tagged ? this.strip(frame) : this.pad(frame), checks | address, tag);
   }
 
   /** The back end's bytes are not changed: it may offer them again, or to others. */

@@ -1,7 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { OFFSET } from './registers.ts';
 import { createRtl8139 } from './rtl8139.ts';
-import { type Bench, BROADCAST, createBench, FIRST, frameTo, LAST, MAC, OWN, PEER, put, RX_BUFFERS, startPlus, TX_RING, words } from './testing.ts';
+import {
+  type Bench, BROADCAST, createBench, FIRST, frameTo, LAST, MAC, OWN, PEER, put, RX_BUFFERS, startPlus, TX_RING, words,
+} from './testing.ts';
 
 /** Reads an EEPROM word as Linux does, with addresses of `addressBits`: select, clock out the command, clock in sixteen bits. */
 function readWord(bench: Bench, address: number, addressBits = 6): number {
@@ -81,7 +83,8 @@ describe('registers', () => {
     const memory = bench.card.bars[1]?.registers;
     memory?.write(OFFSET.MAR0, 4, 0x4433_2211);
     memory?.write(OFFSET.MAR0 + 2, 1, 0xaa);
-    expect([memory?.read(OFFSET.MAR0, 2), memory?.read(OFFSET.MAR0 + 1, 4), memory?.read(OFFSET.MAR0 + 3, 1)]).toEqual([0x2211, 0x0044_aa22, 0x44]);
+    const parts = [memory?.read(OFFSET.MAR0, 2), memory?.read(OFFSET.MAR0 + 1, 4), memory?.read(OFFSET.MAR0 + 3, 1)];
+    expect(parts).toEqual([0x2211, 0x0044_aa22, 0x44]);
     memory?.write(OFFSET.IMR + 1, 1, 0x40);
     memory?.write(OFFSET.IMR, 1, 0x05);
     expect(memory?.read(OFFSET.IMR, 2)).toBe(0x4005);
@@ -89,7 +92,9 @@ describe('registers', () => {
   });
   test('writable bits are those of the data sheet', () => {
     const bench = createBench();
-    const masks = [['IMR', 0xe1ff], ['RCR', 0x0f03_ffbf], ['CPCR', 0x7b], ['RDSAR0', 0xffff_ff00], ['MULINT', 0x0fff], ['ETTHR', 0x3f], ['CONFIG5', 0x7f]] as const;
+    const masks = [
+      ['IMR', 0xe1ff], ['RCR', 0x0f03_ffbf], ['CPCR', 0x7b], ['RDSAR0', 0xffff_ff00], ['MULINT', 0x0fff], ['ETTHR', 0x3f], ['CONFIG5', 0x7f],
+    ] as const;
     for (const [name, mask] of masks) {
       bench.write(name, 0xffff_ffff);
       expect([name, bench.read(name)]).toEqual([name, mask]);
@@ -120,7 +125,7 @@ describe('registers', () => {
     expect(bench.line.level).toBe(true);
     bench.write('CR', 0x10);
     expect(bench.line.level).toBe(false);
-    expect([bench.read('CR'), bench.read('IMR'), bench.read('ISR'), bench.read('CPCR'), bench.read('TSAD0'), bench.read('TSD0')]).toEqual([1, 0, 0, 0, 0, 0x2000]);
+    expect((['CR', 'IMR', 'ISR', 'CPCR', 'TSAD0', 'TSD0'] as const).map((name) => bench.read(name))).toEqual([1, 0, 0, 0, 0, 0x2000]);
   });
   test('bytes between registers read zero and keep nothing', () => {
     const memory = createBench().card.bars[1]?.registers;
@@ -308,11 +313,12 @@ describe('bus mastering and snapshots', () => {
   test('a state that does not fit names its field', () => {
     const state = createBench().card.save() as Record<string, unknown>;
     const broken = [
-      ['registers', 'AA=='], ['unlocked', 1], ['eeprom', [1]], ['phy', {}], ['interrupts', {}], ['timer', { count: -1, target: 0 }], ['transmit', { high: 64 }],
-      ['receive', { index: 64 }], ['counters', {}], ['busMaster', 1],
+      ['registers', 'AA=='], ['unlocked', 1], ['eeprom', [1]], ['phy', {}], ['interrupts', {}], ['timer', { count: -1, target: 0 }],
+      ['transmit', { high: 64 }], ['receive', { index: 64 }], ['counters', {}], ['busMaster', 1],
     ] as const;
     for (const [field, value] of broken) {
-      expect(() => createBench().card.load({ ...state, [field]: value }), field).toThrow(new RegExp(`rtl8139.*${field === 'counters' ? 'statistics' : field}`));
+      const named = field === 'counters' ? 'statistics' : field;
+      expect(() => createBench().card.load({ ...state, [field]: value }), field).toThrow(new RegExp(`rtl8139.*${named}`));
     }
     expect(() => createBench().card.load(null)).toThrow(/rtl8139/);
   });

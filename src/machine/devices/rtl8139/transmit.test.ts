@@ -139,7 +139,8 @@ describe('offload', () => {
     const bench = started();
     const packet = packetTo(PEER, 6, 2500);
     bench.memory.set(packet, BUFFER);
-    put(bench, TX_RING, 0, [OWN | FIRST | LARGE | (1000 << 16) | 54, 1 << 17, BUFFER], [OWN | LAST | LARGE | (1000 << 16) | 2500, 1 << 17, BUFFER + 54]);
+    const command = OWN | LARGE | (1000 << 16);
+    put(bench, TX_RING, 0, [command | FIRST | 54, 1 << 17, BUFFER], [command | LAST | 2500, 1 << 17, BUFFER + 54]);
     bench.write('TPPOLL', NORMAL);
     expect(bench.sent.map((frame) => frame.length)).toEqual([1058, 1058, 558]);
     for (const [i, frame] of bench.sent.entries()) {
@@ -171,7 +172,8 @@ describe('C mode', () => {
     bench.write('IMR', 0x04);
     for (let i = 0; i < 6; i++) {
       bench.memory.set(frameTo(PEER, 60 + i), BUFFER + i * 0x100);
-      const [address, status] = [(['TSAD0', 'TSAD1', 'TSAD2', 'TSAD3'] as const)[i & 3], (['TSD0', 'TSD1', 'TSD2', 'TSD3'] as const)[i & 3]];
+      const address = (['TSAD0', 'TSAD1', 'TSAD2', 'TSAD3'] as const)[i & 3];
+      const status = (['TSD0', 'TSD1', 'TSD2', 'TSD3'] as const)[i & 3];
       bench.write(address, BUFFER + i * 0x100);
       bench.write(status, 0x0008_0000 | (60 + i));
       expect(bench.read(status)).toBe((0x0008_a000 | (60 + i)) >>> 0);
@@ -195,7 +197,7 @@ describe('C mode', () => {
     bench.write('TSAD1', 0xffff_fff0);
     bench.write('TSD1', 60);
     bench.write('TSD2', 0);
-    expect(['TSD0', 'TSD1', 'TSD2'].map((name) => bench.read(name as 'TSD0') & 0x4000_a000)).toEqual([0x4000_2000, 0x4000_2000, 0x4000_2000]);
+    for (const name of ['TSD0', 'TSD1', 'TSD2'] as const) expect([name, bench.read(name) & 0x4000_a000]).toEqual([name, 0x4000_2000]);
     expect([bench.sent.length, bench.read('ISR'), bench.card.statistics().txDropped]).toEqual([0, 8, 3]);
     bench.write('TSD3', 60);
     expect(bench.sent).toHaveLength(1);
@@ -261,7 +263,8 @@ describe('hostile rings', () => {
     const frame: [number, number, number] = [OWN | FIRST | LAST | 60, 0, BUFFER];
     put(bench, TX_RING, 0, frame, frame, frame);
     bench.write('TPPOLL', NORMAL);
-    put(bench, TX_RING, 0, ...Array.from({ length: 64 }, (_, i): [number, number, number] => [OWN | FIRST | (i === 1 ? END : 0) | 1, 0, BUFFER]));
+    const stray = (i: number): [number, number, number] => [OWN | FIRST | (i === 1 ? END : 0) | 1, 0, BUFFER];
+    put(bench, TX_RING, 0, ...Array.from({ length: 64 }, (_, i) => stray(i)));
     bench.write('TPPOLL', NORMAL);
     expect(bench.sent).toHaveLength(3);
     expect(bench.read('TPPOLL')).toBe(0);
@@ -296,7 +299,8 @@ describe('hostile rings', () => {
     const bench = createBench('c+', 0x20_0000);
     startPlus(bench);
     bench.memory.set(packetTo(PEER, 6, 60_000), 0x10_0000);
-    put(bench, TX_RING, 0, ...Array.from({ length: 8 }, (_, i): [number, number, number] => [OWN | FIRST | LAST | (i === 7 ? END : 0) | large(100) | 60_054, 0, 0x10_0000]));
+    const largest = (i: number): [number, number, number] => [OWN | FIRST | LAST | (i === 7 ? END : 0) | large(100) | 60_054, 0, 0x10_0000];
+    put(bench, TX_RING, 0, ...Array.from({ length: 8 }, (_, i) => largest(i)));
     bench.write('TPPOLL', NORMAL);
     expect(bench.sent.length).toBeLessThan(2000);
     expect(bench.read('TPPOLL')).toBe(NORMAL);

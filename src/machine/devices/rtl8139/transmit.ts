@@ -42,8 +42,8 @@ export class Transmitter {
 
   /** `emit` takes a finished frame; `allowed` says whether the card may do DMA. */
   constructor(
-    private readonly registers: RegisterFile, private readonly dma: Dma, private readonly clock: Clock, private readonly interrupts: Interrupts,
-    private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
+    private readonly registers: RegisterFile, private readonly dma: Dma, private readonly clock: Clock,
+    private readonly interrupts: Interrupts, private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
   ) {
     this.chain = new DescriptorChain(dma);
     this.continuation = clock.timer(() => this.run());
@@ -233,8 +233,10 @@ export class Transmitter {
   legacySummary(): number {
     return STATUS_REGISTERS.reduce((summary, register, i) => {
       const status = this.registers.get(register);
-      const bits = ((status & STATUS.ok) !== 0 ? 0x1000 : 0) | ((status & STATUS.aborted) !== 0 ? 0x10 : 0) | ((status & STATUS.own) !== 0 ? 1 : 0);
-      return summary | (bits << i);
+      const sent = (status & STATUS.ok) !== 0 ? 0x1000 : 0;
+      const aborted = (status & STATUS.aborted) !== 0 ? 0x0010 : 0;
+      const own = (status & STATUS.own) !== 0 ? 0x0001 : 0;
+      return summary | ((sent | aborted | own) << i);
     }, 0);
   }
 
