@@ -2,7 +2,7 @@
 import { MODE } from './layout';
 import { checkSegment, FS, segBase } from './segments';
 import {
-  EA_NEXT, EA_WRITE, OP_ASIZE, OP_BASE, OP_DISP, OP_EA, OP_INDEX, OP_LENGTH, OP_OFFSET, OP_SCALE, OP_SEG, OP_SIZE,
+  EA_NEXT, EA_WRITE, eaFlat, OP_ASIZE, OP_EA, OP_LENGTH, OP_OFFSET, OP_SEG, OP_SIZE,
 } from './record';
 import { cpu } from './state';
 
@@ -15,7 +15,7 @@ export function addressMask(size: u32): u64 {
 
 /** The offset in its segment, before any check. */
 export function offsetOf(op: usize): u64 {
-  let offset = load<u64>(load<u32>(op, OP_BASE)) + (load<u64>(load<u32>(op, OP_INDEX)) << (<u64>load<u8>(op, OP_SCALE))) + <u64>(<i64>load<i32>(op, OP_DISP));
+  let offset = eaFlat(op);
   if (load<u8>(op, OP_EA) & EA_NEXT) offset += <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH);
   return offset & addressMask(load<u8>(op, OP_ASIZE));
 }

@@ -1,5 +1,5 @@
-// Locked memory operations. Naturally aligned operands in RAM use WebAssembly's atomics, so that they are atomic between virtual CPUs in different
-// threads. Others (split locks, device memory, pages with decoded code) are plain: correct on one virtual CPU.
+// Locked memory operations. Naturally aligned operands in RAM use WebAssembly's atomics, so that they are atomic between virtual CPUs in
+// different threads. Others (split locks, device memory, pages with decoded code) are plain: correct on one virtual CPU.
 import { hostAddress } from './memory';
 import { writeMemory } from './operands';
 

@@ -1,10 +1,8 @@
 // BT, BTS, BTR, BTC (SDM vol. 2). ZF stays; CF is the bit; the other flags are undefined.
-import { linear, addressMask } from './address';
+import { addressMask, linear, offsetOf } from './address';
 import { keepZeroSetCarry } from './flags';
-import { MODE } from './layout';
-import { beginModify, endModify, modifyMemory, readFirst, readMemory, readRegister, signed, target } from './operands';
-import { EA_WRITE, ea, OP_ASIZE, OP_B, OP_EA, OP_SEG } from './record';
-import { offsetOf } from './address';
+import { beginModify, endModify, readFirst, readMemory, readRegister, signed, target } from './operands';
+import { ea, OP_ASIZE, OP_B, OP_EA, OP_SEG } from './record';
 import { cpu } from './state';
 
 const BT: u32 = 0;

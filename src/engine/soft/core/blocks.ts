@@ -1,15 +1,17 @@
-// The cache of decoded code. A block is a run of records up to a transfer of control, the end of the page, or MAX_RECORDS. Blocks belong to the page of
-// linear memory that their bytes lie in, so that writing to the page can drop them; they know nothing of linear addresses, so that one copy
-// serves all mappings of the page. Links from record to record stay inside a page for the same reasons.
+// The cache of decoded code. A block is a run of records up to a transfer of control, the end of the page, or MAX_RECORDS. Blocks belong
+// to the page of linear memory that their bytes lie in, so that writing to the page can drop them; they know nothing of linear addresses,
+// so that one copy serves all mappings of the page. Links from record to record stay inside a page for the same reasons.
 //
-// Memory of this CPU's code area, in order: two records for single steps, the jump cache, the page hash, and the pool. The pool holds page descriptors
-// and blocks and is only ever emptied as a whole, when it is full.
+// Memory of this CPU's code area, in order: two records for single steps, the jump cache, the page hash, and the pool. The pool holds
+// page descriptors and blocks and is only ever emptied as a whole, when it is full.
 import { decode, DECODED, DECODED_END, NEEDS_MORE } from './decode';
 import { faultCode } from './events';
 import { fetchHost, purgeWrites } from './memory';
 import { H_END, H_RELOOKUP } from './generated/handlers';
+import { FUSION_INDEX, FUSION_PAIRS } from './generated/tables';
 import {
-  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_POOL, CUR_OP, FRAME_CODE, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS, STAT_PAGE_DROPS,
+  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_POOL, CUR_OP, FRAME_CODE, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
+  STAT_PAGE_DROPS,
   STAT_POOL_DROPS, STAT_RECORDS,
 } from './layout';
 import { OP_HANDLER, OP_LEFT, OP_LENGTH, OP_OFFSET, RECORD_SIZE } from './record';
@@ -47,6 +49,7 @@ const BLOCK_NEXT_STRADDLER: usize = 12; // u32, in the list of that page
 const BLOCK_HEADER: usize = 16;
 
 const STRADDLES: u32 = 4;
+const DROPPED_OFFSET: u32 = 0xffff; // BLOCK_OFFSET of a straddler whose second page was written
 
 const ROOM: usize = PAGE_BYTES * 2 + BLOCK_HEADER + (<usize>MAX_RECORDS + 1) * RECORD_SIZE;
 
@@ -95,8 +98,8 @@ export function link(patch: usize, op: usize): void {
 // ---- Lookup --------------------------------------------------------------------------------------------------------------------
 
 /**
- * The first record of the block at `rip`; sets PAGE_BASE and the jump cache, fills in the link `patch` (or 0). Unwinds where the fetch faults. May
- * empty the pool: no record found earlier may be used afterwards.
+ * The first record of the block at `rip`; sets PAGE_BASE and the jump cache, fills in the link `patch` (or 0). Unwinds where the fetch
+ * faults. May empty the pool: no record found earlier may be used afterwards.
  */
 export function lookup(rip: u64, key: u32, patch: usize): usize {
   store<u64>(cpu, rip, RIP);
@@ -111,14 +114,7 @@ export function lookup(rip: u64, key: u32, patch: usize): usize {
   const offset = <u32>host & 0xfff;
   const page = descriptor(host - offset);
   const head = page + PAGE_BLOCKS + ((offset >> 6) << 2);
-  let block: usize = load<u32>(head);
-  while (block != 0) {
-    if (load<u16>(block, BLOCK_OFFSET) == offset) {
-      const kind = <u32>load<u8>(block, BLOCK_MODE);
-      if (kind == mode || (kind == (mode | STRADDLES) && load<u32>(block, BLOCK_SECOND) == fetchHost((la & ~0xfff) + 0x1000))) break;
-    }
-    block = load<u32>(block, BLOCK_NEXT);
-  }
+  let block = find(head, offset, mode, la);
   if (block == 0) {
     block = decodeBlock(la, host, mode);
     markCode(page);
@@ -134,6 +130,27 @@ export function lookup(rip: u64, key: u32, patch: usize): usize {
   store<u32>(entry, <u32>op, 12);
   if (patch != 0) link(patch, op);
   return op;
+}
+
+/** The block in the list at `head`, or 0; takes dropped straddlers out of the list. */
+function find(head: usize, offset: u32, mode: u32, la: u64): usize {
+  let place = head;
+  let block: usize = load<u32>(place);
+  while (block != 0) {
+    const at: u32 = load<u16>(block, BLOCK_OFFSET);
+    if (at == DROPPED_OFFSET) {
+      block = load<u32>(block, BLOCK_NEXT);
+      store<u32>(place, <u32>block);
+      continue;
+    }
+    if (at == offset) {
+      const kind: u32 = load<u8>(block, BLOCK_MODE);
+      if (kind == mode || (kind == (mode | STRADDLES) && load<u32>(block, BLOCK_SECOND) == fetchHost((la & ~0xfff) + 0x1000))) return block;
+    }
+    place = block + BLOCK_NEXT;
+    block = load<u32>(place);
+  }
+  return 0;
 }
 
 /** Linear address of an instruction; outside 64-bit mode it must lie within the limit of CS. */
@@ -224,6 +241,7 @@ function decodeBlock(la: u64, host: usize, mode: u32): usize {
   store<u8>(block, <u8>((op - records) / RECORD_SIZE), BLOCK_RECORDS);
   store<u32>(cpu, <u32>op, CODE_POOL);
   for (let i: u32 = 0; i < count; i++) store<u8>(records + i * RECORD_SIZE, <u8>(count - i), OP_LEFT);
+  fuse(records, count);
   if (load<u8>(block, BLOCK_MODE) & STRADDLES) {
     const second = descriptor(fetchHost((la & ~0xfff) + 0x1000));
     markCode(second);
@@ -234,6 +252,27 @@ function decodeBlock(la: u64, host: usize, mode: u32): usize {
   store<u32>(cpu, load<u32>(cpu, STAT_BLOCKS) + 1, STAT_BLOCKS);
   store<u32>(cpu, load<u32>(cpu, STAT_RECORDS) + count, STAT_RECORDS);
   return block;
+}
+
+/** Gives pairs of records one handler (isa/fusion.ts); the pair at the end first, since it may be a comparison and its jump. */
+function fuse(records: usize, count: u32): void {
+  if (count < 2) return;
+  let last = count - 1;
+  if (fusePair(records + (last - 1) * RECORD_SIZE)) last--;
+  for (let i: u32 = 0; i < last; i++) if (i + 1 < last && fusePair(records + i * RECORD_SIZE)) i++;
+}
+
+function fusePair(op: usize): bool {
+  const index = FUSION_INDEX + (<usize>load<u16>(op, OP_HANDLER) << 2);
+  const second = load<u16>(op + RECORD_SIZE, OP_HANDLER);
+  let pair = FUSION_PAIRS + (<usize>load<u16>(index) << 2);
+  const end = pair + (<usize>load<u16>(index, 2) << 2);
+  for (; pair < end; pair += 4) {
+    if (load<u16>(pair) != second) continue;
+    store<u16>(op, load<u16>(pair, 2), OP_HANDLER);
+    return true;
+  }
+  return false;
 }
 
 /** Decodes the instruction at `la`, which runs over the end of its page. */
@@ -266,9 +305,9 @@ export function codeWritten(page: usize): void {
   let block: usize = load<u32>(found, PAGE_STRADDLERS);
   store<u32>(found, 0, PAGE_STRADDLERS);
   while (block != 0) {
-    // It stays in the list of its first page under an offset that no lookup asks for.
+    // It stays in the list of its first page until the next lookup there.
     dropBlock(block);
-    store<u16>(block, 0xffff, BLOCK_OFFSET);
+    store<u16>(block, <u16>DROPPED_OFFSET, BLOCK_OFFSET);
     block = load<u32>(block, BLOCK_NEXT_STRADDLER);
   }
 }

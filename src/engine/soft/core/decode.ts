@@ -1,10 +1,11 @@
-// The decoder: instruction bytes to one record, by the tables made from isa/ (Intel SDM vol. 2, chapter 2). It runs once per instruction of a block,
-// so it prefers being plain to being fast.
+// The decoder: instruction bytes to one record, by the tables made from isa/ (Intel SDM vol. 2, chapter 2). It runs once per instruction
+// of a block, so it prefers being plain to being fast.
 import { GPR, PAGE_BASE, SEG_BASE, ZERO } from './layout';
 import { H_FIRST_64, H_STRING, H_TOO_LONG, H_UNDEFINED } from './generated/handlers';
 import { OPCODE_CANDIDATES, OPCODE_INDEX, OPCODE_ROWS, ROW_BYTES } from './generated/tables';
 import {
-  EA_NEXT, EA_SLOW, EA_WRITE, OP_A, OP_ASIZE, OP_B, OP_BASE, OP_CODE, OP_DISP, OP_EA, OP_FALL, OP_HANDLER, OP_IMM, OP_INDEX, OP_LEFT, OP_LENGTH,
+  EA_NEXT, EA_SLOW, EA_WRITE, OP_A, OP_ASIZE, OP_B, OP_BASE, OP_CODE, OP_DISP, OP_EA, OP_FALL, OP_HANDLER, OP_IMM, OP_INDEX,
+  OP_LENGTH,
   OP_MOD, OP_OFFSET, OP_PREFIX, OP_REG, OP_RM, OP_SCALE, OP_SEG, OP_SIZE, OP_SUB, OP_TAKEN, PREFIX_66, PREFIX_67, PREFIX_LOCK, PREFIX_REP,
   PREFIX_REPNE, PREFIX_REX, PREFIX_REXW, PREFIX_SEG, RECORD_SIZE,
 } from './record';
@@ -69,7 +70,8 @@ function nextSigned(size: u32): i64 {
 }
 
 /**
- * Decodes the instruction at `code`, of which `available` bytes (at least 1) may be read, into the record `op`. `offset`: its offset in its page.
+ * Decodes the instruction at `code`, of which `available` bytes (at least 1) may be read, into the record `op`. `offset`: its offset in
+ * its page.
  * `mode`: 0, 1 or 2 as in MODE. Undefined and overlong instructions become records that fault when they execute.
  */
 export function decode(op: usize, code: usize, available: u32, offset: u32, mode: u32): u32 {
@@ -377,7 +379,10 @@ function memoryOperand(op: usize, mode: u32, addressSize: u32): void {
   store<u8>(op, <u8>(prefix & PREFIX_SEG ? segment : stack ? SS : DS), OP_SEG);
 }
 
-/** Once the length is known: RIP-relative displacements, and whether the flat sum is the address. `next`: page offset behind the instruction. */
+/**
+ * Once the length is known: RIP-relative displacements, and whether the flat sum is the address. `next`: page offset behind the
+ * instruction.
+ */
 function finishAddress(op: usize, mode: u32, addressSize: u32, next: u32, lea: bool, writes: bool): void {
   let slow: u32 = 0;
   if (load<u32>(op, OP_BASE) == <u32>(cpu + PAGE_BASE)) {

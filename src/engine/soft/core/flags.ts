@@ -129,7 +129,8 @@ function lessSlow(): bool {
   return sign() != overflow();
 }
 
-// The conditions of Jcc, SETcc and CMOVcc (Intel SDM vol. 1, appendix B), even ones; the odd ones are their negations. `c` is the state block.
+// The conditions of Jcc, SETcc and CMOVcc (Intel SDM vol. 1, appendix B), even ones; the odd ones are their negations. `c` is the state
+// block.
 
 // @ts-ignore: decorator
 @inline

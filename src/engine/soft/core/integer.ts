@@ -1,5 +1,5 @@
-// General-purpose instructions in any operand size, address size and mode: what the interpreter's fast handlers do not cover. The constants are the
-// handler names of isa/integer.ts.
+// General-purpose instructions in any operand size, address size and mode: what the interpreter's fast handlers do not cover. The
+// constants are the handler names of isa/integer.ts.
 import * as H from './generated/integer';
 import { linear, offsetOf } from './address';
 import { GPR, MODE, RFLAGS } from './layout';
@@ -7,12 +7,14 @@ import { replace } from './atomics';
 import { bitTest, bitTestMemory } from './bits';
 import { fault, faultCode } from './events';
 import {
-  AF, arithmeticFlags, carryFlags, CF, cf, cond, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB, FLAGS_SUB, getArith, logicFlags, OF, PF, setArith,
+  AF, arithmeticFlags, carryFlags, CF, cf, cond, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB, FLAGS_SUB, getArith, logicFlags,
+  PF, setArith,
   setSomeArith, SF, ZF,
 } from './flags';
 import { divide128, highProduct, highProductSigned, remainder128 } from './multiply';
 import {
-  beginModify, endModify, modifyMemory, readFirst, readMemory, readRegister, readSecond, signed, target, unsigned, writeFirst, writeMemory, writeRegister,
+  beginModify, endModify, modifyMemory, readFirst, readMemory, readRegister, readSecond, signed, target, unsigned, writeFirst,
+  writeMemory, writeRegister,
 } from './operands';
 import { rmw64, wr64 } from './memory';
 import { execStack } from './pushpop';
@@ -71,8 +73,8 @@ export function execInteger(op: usize): void {
     case H.MOV_G_E: writeRegister(load<u32>(op, OP_A), size, readSecond(op, size)); break;
     case H.MOV_E_I: writeFirst(op, size, load<u64>(op, OP_IMM)); break;
     case H.MOV_Z_I: writeRegister(load<u32>(op, OP_A), size, load<u64>(op, OP_IMM)); break;
-    case H.MOV_A_O: writeRegister(cpu + RAX, size, readMemory(linear(load<u8>(op, OP_SEG), load<u64>(op, OP_IMM), size, false), size)); break;
-    case H.MOV_O_A: writeMemory(linear(load<u8>(op, OP_SEG), load<u64>(op, OP_IMM), size, true), size, readRegister(cpu + RAX, size)); break;
+    case H.MOV_A_O: writeRegister(cpu + RAX, size, readMemory(absolute(op, size, false), size)); break;
+    case H.MOV_O_A: writeMemory(absolute(op, size, true), size, readRegister(cpu + RAX, size)); break;
     case H.LEA_Gv_M: writeRegister(load<u32>(op, OP_A), size, offsetOf(op)); break;
     case H.MOVZX_b: writeRegister(load<u32>(op, OP_A), size, readSecond(op, 1)); break;
     case H.MOVZX_w: writeRegister(load<u32>(op, OP_A), size, readSecond(op, 2)); break;
@@ -443,6 +445,11 @@ function compareExchange16(op: usize): void {
 }
 
 // ---- The rest ----------------------------------------------------------------------------------------------------------------------
+
+/** Address of the O operand of MOV: an offset in the instruction, without ModRM. */
+function absolute(op: usize, size: u32, write: bool): u64 {
+  return linear(load<u8>(op, OP_SEG), load<u64>(op, OP_IMM), size, write);
+}
 
 function swapped(value: u64, size: u32): u64 {
   return bswap<u64>(value) >> (64 - (<u64>size << 3));

@@ -26,7 +26,8 @@ export function productOverflows(a: i64, b: i64, low: i64): bool {
 export let remainder128: u64 = 0;
 
 /**
- * Unsigned quotient of high:low by `divisor`, high < divisor: schoolbook division in 32-bit digits (Knuth, TAOCP vol. 2, 4.3.1, algorithm D).
+ * Unsigned quotient of high:low by `divisor`, high < divisor: schoolbook division in 32-bit digits (Knuth, TAOCP vol. 2, 4.3.1, algorithm
+ * D).
  */
 export function divide128(high: u64, low: u64, divisor: u64): u64 {
   if (high == 0) {

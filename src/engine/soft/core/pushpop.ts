@@ -3,7 +3,7 @@ import * as H from './generated/integer';
 import { faultCode } from './events';
 import { getFlags } from './flags';
 import { GPR, MODE, SEG_ATTR } from './layout';
-import { readFirst, readMemory, readRegister, writeFirst, writeMemory, writeRegister } from './operands';
+import { readFirst, readMemory, readRegister, writeMemory, writeRegister } from './operands';
 import { eaFlat, OP_A, OP_ASIZE, OP_BASE, OP_EA, OP_IMM, OP_MOD, OP_SEG } from './record';
 import { addressMask, linear, offsetOf } from './address';
 import { probeWrite } from './memory';

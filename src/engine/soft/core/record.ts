@@ -11,7 +11,7 @@ export const OP_SUB: usize = 2; // u16: the row's handler constant (generated/<f
 export const OP_OFFSET: usize = 4; // u16: offset in its page of the first byte; RIP = PAGE_BASE + OFFSET
 export const OP_LENGTH: usize = 6; // u8: bytes, 1..15
 export const OP_LEFT: usize = 7; // u8: instructions from this one to the end of its block, this one included
-export const OP_SIZE: usize = 8; // u8: operand size in bytes (1, 2, 4, 8), of the first general operand of the form, else the effective operand size
+export const OP_SIZE: usize = 8; // u8: size in bytes (1, 2, 4, 8) of the form's first general operand, else the effective operand size
 export const OP_SCALE: usize = 9; // u8: shift of the index, 0..3
 export const OP_REG: usize = 10; // u8: ModRM.reg with REX.R, or the register in the opcode with REX.B
 export const OP_RM: usize = 11; // u8: ModRM.rm with REX.B (register form)
@@ -55,7 +55,8 @@ export function ea(op: usize): u64 {
 // @ts-ignore: decorator
 @inline
 export function eaFlat(op: usize): u64 {
-  return load<u64>(load<u32>(op, OP_BASE)) + (load<u64>(load<u32>(op, OP_INDEX)) << (<u64>load<u8>(op, OP_SCALE))) + <u64>(<i64>load<i32>(op, OP_DISP));
+  const index = load<u64>(load<u32>(op, OP_INDEX)) << (<u64>load<u8>(op, OP_SCALE));
+  return load<u64>(load<u32>(op, OP_BASE)) + index + <u64>(<i64>load<i32>(op, OP_DISP));
 }
 
 /** Address of a 64-bit general register. */

@@ -30,8 +30,8 @@ export function serveEvents(rip: u64): i32 {
 }
 
 /**
- * After an unwinding: RIP becomes that of the instruction which did not complete, and COUNT counts those that did. To be called before anything else
- * looks at them.
+ * After an unwinding: RIP becomes that of the instruction which did not complete, and COUNT counts those that did. To be called before
+ * anything else looks at them.
  */
 export function settle(): void {
   const op: usize = load<u32>(cpu, CUR_OP);

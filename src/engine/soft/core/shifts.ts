@@ -13,8 +13,8 @@ export function rotateOrShift(op: usize, size: u32, rawCount: u32): void {
   const la = target(op);
   while (true) {
     const a = beginModify(op, la, size);
-    const r = operation < 2 ? rotated(a, count, bits, operation == 0) : operation < 4 ? rotatedThroughCarry(a, count, bits, carryIn, operation == 2)
-      : shifted(a, count, size, operation);
+    const r = operation < 2 ? rotated(a, count, bits, operation == 0)
+      : operation < 4 ? rotatedThroughCarry(a, count, bits, carryIn, operation == 2) : shifted(a, count, size, operation);
     if (endModify(op, la, size, a, r)) {
       if (count != 0) shiftFlags(operation, a, r, count, size, carryIn);
       return;

@@ -1,5 +1,5 @@
-// Where the virtual CPU of this instance keeps its state. One WebAssembly instance runs one virtual CPU; all that must survive an unwinding lies in
-// linear memory at `cpu` (layout.ts), this global only says where.
+// Where the virtual CPU of this instance keeps its state. One WebAssembly instance runs one virtual CPU; all that must survive an
+// unwinding lies in linear memory at `cpu` (layout.ts), this global only says where.
 
 export let cpu: usize = 0;
 

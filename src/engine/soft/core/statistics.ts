@@ -1,6 +1,6 @@
 // Counts of undefined instructions by opcode, for finding out what a guest wanted. Read by the host side.
 import { CODE_AREA } from './layout';
-import { OP_CODE, OP_PREFIX, OP_SUB } from './record';
+import { OP_CODE, OP_SUB } from './record';
 import { cpu } from './state';
 
 export const UNDEFINED_AT: usize = 256; // offset in the code area

@@ -1,6 +1,6 @@
 // String instructions (SDM vol. 2: MOVS, STOS, LODS, CMPS, SCAS, REP). Every completed iteration is committed, so a fault or an exit in the
-// next one leaves the instruction restartable. One dispatch does a bounded number of iterations, so that events are not kept waiting; the bound does
-// not depend on the state of any cache, which keeps instruction counts reproducible.
+// next one leaves the instruction restartable. One dispatch does a bounded number of iterations, so that events are not kept waiting; the
+// bound does not depend on the state of any cache, which keeps instruction counts reproducible.
 import * as H from './generated/integer';
 import { addressMask, linear } from './address';
 import { arithmeticFlags, FLAGS_SUB } from './flags';
@@ -109,8 +109,8 @@ function compare(a: u64, b: u64, size: u32): bool {
 }
 
 /**
- * MOVS or STOS in 64-bit mode, as many of `left` iterations as stay inside one page at each end, through direct addresses. 0 = not possible here (device
- * memory, a page with code, an element that crosses): do one iteration the slow way.
+ * MOVS or STOS in 64-bit mode, as many of `left` iterations as stay inside one page at each end, through direct addresses. 0 = not
+ * possible here (device memory, a page with code, an element that crosses): do one iteration the slow way.
  */
 function inBulk(op: usize, move: bool, left: u64): u64 {
   const size: u32 = load<u8>(op, OP_SIZE);

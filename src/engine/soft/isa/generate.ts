@@ -2,6 +2,7 @@
  * Writes core/generated/: handler constants of each family, the decoder's tables, and the interpreter's switch, all from the opcode table.
  * Run by tools/build-core.mjs.
  */
+import { type Fused, fusedHandlers } from './fusion.ts';
 import { fastHandler, type Handler, type Size } from './handlers.ts';
 import type { Family, Instruction, Operand } from './row.ts';
 import { bySpecificity, opcodesOf } from './table.ts';
@@ -26,8 +27,9 @@ export function generate(table: readonly Instruction[]): Map<string, string> {
   }
   files.set('handlers.ts', `${NOTE}${FIXED_HANDLERS.map((name, i) => `export const H_${name}: u16 = ${i};`).join('\n')}\n`
     + `export const H_FIRST_64: u16 = ${fast.first64}; // from here on: 64-bit mode and flat addresses only\n`);
-  files.set('tables.ts', tables(table, handlers, fast));
-  files.set('run.ts', runFile(fast.list));
+  const fused = fusedHandlers(fast.list);
+  files.set('tables.ts', tables(table, handlers, fast) + fusionTable(fused, fast));
+  files.set('run.ts', runFile([...fast.list, ...fused.map(({ handler }) => handler)]));
   return files;
 }
 
@@ -53,12 +55,12 @@ function collectFast(table: readonly Instruction[]): Fast {
 /** Whether a row can have this operand size and place; keeps unused handlers out. */
 function reachable(row: Instruction, size: Size, memory: boolean): boolean {
   const letter = sizeLetter(row);
-  if (letter === 'b') { if (size !== 1) return false; } else if (letter === 'w') { if (size !== 2) return false; } else if (size === 1) return false;
+  if (letter === 'b' ? size !== 1 : letter === 'w' ? size !== 2 : size === 1) return false;
   return !memory || (row.hasModrm && row.place !== 'register');
 }
 
 function handlerConstants(table: readonly Instruction[]): Record<Family, Map<string, number>> {
-  const ids = { integer: new Map<string, number>(), system: new Map<string, number>(), x87: new Map<string, number>(), sse: new Map<string, number>() };
+  const ids: Record<Family, Map<string, number>> = { integer: new Map(), system: new Map(), x87: new Map(), sse: new Map() };
   for (const row of table) {
     const family = ids[row.family];
     if (!family.has(row.handler)) family.set(row.handler, family.size);
@@ -175,6 +177,21 @@ function tables(table: readonly Instruction[], handlers: Record<Family, Map<stri
     + `// Rows\n${data('OPCODE_ROWS', 'u8', rows)}`;
 }
 
+/** For each handler: {first pair, count}; pairs: {second handler, fused handler}. The fused handlers are numbered after the fast ones. */
+function fusionTable(fused: readonly Fused[], fast: Fast): string {
+  const index: number[] = [];
+  const pairs: number[] = [];
+  for (let id = 0; id < FIXED_HANDLERS.length + fast.list.length; id++) {
+    const start = pairs.length / 2;
+    fused.forEach(({ first, second }, i) => {
+      if (fast.ids.get(first) === id) pairs.push(fast.ids.get(second)!, FIXED_HANDLERS.length + fast.list.length + i);
+    });
+    index.push(start, pairs.length / 2 - start);
+  }
+  return `// Fusion: handler to {first pair, count}\nexport const FUSION_INDEX: usize = memory.data<u16>([${index.join(',')}]);\n`
+    + `// {second handler, fused handler}\nexport const FUSION_PAIRS: usize = memory.data<u16>([${pairs.join(',')}]);\n`;
+}
+
 function runFile(list: readonly Handler[]): string {
   const cases = list.map((handler, i) => {
     const end = handler.kind === 'next' ? 'op += RECORD_SIZE; continue;' : '';
@@ -183,8 +200,8 @@ function runFile(list: readonly Handler[]): string {
   return RUN_TEMPLATE.replace('/*CASES*/', () => cases.join('\n'));
 }
 
-const RUN_TEMPLATE = `${NOTE}// The interpreter: one loop over decoded records, one switch over handlers. What the loop keeps in locals (record, code key) is
-// found again from RIP whenever run() is entered, since an unwinding loses them.
+const RUN_TEMPLATE = `${NOTE}// The interpreter: one loop over decoded records, one switch over handlers. What the loop keeps in
+// locals (record, code key) is found again from RIP whenever run() is entered, since an unwinding loses them.
 import { cpu } from '../state';
 import { codeBase, codeKey, jumpEntry, link, lookup, single } from '../blocks';
 import { serveEvents, stop } from '../run';

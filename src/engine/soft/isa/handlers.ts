@@ -1,10 +1,11 @@
 /**
- * The interpreter's fast handlers: hot instruction forms, specialised by operand size and by register, immediate or memory operands, written as
- * cases of the one switch in core/generated/run.ts (a switch is 2.3 to 3.8 times faster than a table of functions). Forms not found here
- * execute in core/integer.ts, which reads sizes and forms from the record.
+ * The interpreter's fast handlers: hot instruction forms, specialised by operand size and by register, immediate or memory operands,
+ * written as cases of the one switch in core/generated/run.ts (a switch is 2.3 to 3.8 times faster than a table of functions). Forms not
+ * found here execute in core/integer.ts, which reads sizes and forms from the record.
  *
- * In a body, `c` is the state block and `op` the record. A body of kind `next` falls through to the following record. A body of kind `jump` sets `op` to the
- * next record and continues (or breaks for the loop to look at events), or sets `op = 0` with `rip` (and `patch`, the link to fill in, or 0) and breaks.
+ * In a body, `c` is the state block and `op` the record. A body of kind `next` falls through to the following record. A body of kind
+ * `jump` sets `op` to the next record and continues (or breaks for the loop to look at events), or sets `op = 0` with `rip` (and `patch`,
+ * the link to fill in, or 0) and breaks.
  */
 import { CONDITIONS } from './integer.ts';
 import type { Instruction } from './row.ts';
@@ -27,9 +28,10 @@ const extend = (size: Size, value: string) => (size === 8 ? `<i64>${value}` : `<
 const register = (size: Size, field: string) => `<${wide(size)}>load<${UNSIGNED[size]}>(load<u32>(op, ${field}))`;
 const immediate = (size: Size) => `<${wide(size)}>load<${UNSIGNED[size]}>(op, OP_IMM)`;
 const read = (size: Size, address = 'eaFlat(op)') => `rd${size * 8}(${address})`;
+const storeAs = (type: string, field: string, value: string) => `store<${type}>(load<u32>(op, ${field}), <${type}>(${value}));`;
 /** Writing 32 bits clears the upper half (SDM vol. 1, 3.4.1.1). */
 const toRegister = (size: Size, field: string, value: string) =>
-  size === 4 ? `store<u64>(load<u32>(op, ${field}), <u64>(${value}));` : `store<${UNSIGNED[size]}>(load<u32>(op, ${field}), <${UNSIGNED[size]}>(${value}));`;
+  storeAs(size === 4 ? 'u64' : UNSIGNED[size], field, value);
 
 /** The condition in the low four opcode bits, as an expression. */
 export function condition(code: number): string {
@@ -83,7 +85,8 @@ function move(size: Size, place: string): Handler {
 function extension(signed: boolean, from: Size, to: Size, memory: boolean): Handler | undefined {
   if (to === 2) return undefined;
   const source = memory ? read(from) : register(from, 'OP_B');
-  const value = !signed ? `<u64>(${source})` : to === 8 ? `<u64>(${extend(from, `(${source})`)})` : `<u64><u32><i32>(${extend(from, `(${source})`)})`;
+  const extended = extend(from, `(${source})`);
+  const value = !signed ? `<u64>(${source})` : to === 8 ? `<u64>(${extended})` : `<u64><u32><i32>(${extended})`;
   // Zero extension to 32 and to 64 bits is the same.
   const name = `MOV${signed ? 'S' : 'Z'}X${signed ? to * 8 : ''}_${from * 8}_${memory ? 'rm' : 'rr'}`;
   return { name, body: `store<u64>(load<u32>(op, OP_A), ${value});`, kind: 'next', only64: memory };
@@ -93,7 +96,7 @@ function shift(mnemonic: string, size: Size, count: 'immediate' | 'cl'): Handler
   const bits = size * 8;
   const type = wide(size);
   const n = count === 'cl' ? `load<u8>(c, GPR + 8) & ${bits - 1}` : `load<u8>(op, OP_IMM) & ${bits - 1}`;
-  const result = { SHL: 'a << n', SHR: 'a >> n', SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>n)`, ROL: `rotl<${type}>(a, n)`, ROR: `rotr<${type}>(a, n)` }[mnemonic]!;
+  const result = { SHL: 'a << n', SHR: 'a >> n', SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>n)` }[mnemonic]!;
   const carry = {
     SHL: `(a >> (${bits} - n)) & 1`, SHR: '(a >> (n - 1)) & 1', SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>(n - 1)) & 1`,
   }[mnemonic]!;
@@ -110,7 +113,8 @@ function multiply(size: Size, memory: boolean, three: boolean): Handler {
   const a = three ? `<i64>load<i64>(op, OP_IMM)` : extend(size, `(${register(size, 'OP_A')})`);
   const other = `const b: i64 = ${extend(size, `(${b})`)}; const a: i64 = ${a};`;
   const body = size === 4
-    ? `${other} const r: i64 = a * b; const over: i64 = i64(r != <i64><i32>r); carryFlags(c, over, over, <i64><i32>r); store<u64>(load<u32>(op, OP_A), <u64><u32>r);`
+    ? `${other} const r: i64 = a * b; const over: i64 = i64(r != <i64><i32>r); carryFlags(c, over, over, <i64><i32>r); `
+      + 'store<u64>(load<u32>(op, OP_A), <u64><u32>r);'
     : `${other} const r: i64 = a * b; const over: i64 = i64((a != <i64><i32>a || b != <i64><i32>b) && productOverflows(a, b, r)); `
       + `carryFlags(c, over, over, r); store<i64>(load<u32>(op, OP_A), r);`;
   return { name: `IMUL${size * 8}_${three ? 'r' : ''}${memory ? 'rm' : 'rr'}${three ? 'i' : ''}`, body, kind: 'next', only64: memory };
@@ -138,30 +142,40 @@ const jump = (name: string, body: string): Handler => ({ name, body, kind: 'jump
 
 const NEXT_RIP = 'load<u64>(c, PAGE_BASE) + <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)';
 const PUSH = (value: string) => `const sp = load<u64>(c, RSP) - 8; wr64(sp, ${value}); store<u64>(c, sp, RSP);`;
+/** Reads the 8 bytes that a register (an offset in the state block) points to; RSP goes behind them. */
+const POP = (pointer: string) => `const sp = load<u64>(c, ${pointer}); const value = rd64(sp); store<u64>(c, sp + 8, RSP);`;
 /** A transfer to a non-canonical address faults before it has changed anything (SDM vol. 2, JMP, CALL, RET). */
 const CANONICAL = 'if (!isCanonical(rip)) faultCode(13, 0);';
 /** Goes on at the record `found`: at once (worth 15 % in branchy code), or by way of the loop when there is something to look at. */
 const ENTER = (found: string) => `op = ${found}; if (mayEnter(c, op)) continue; break;`;
 /** Goes on at `rip`, by the jump cache. */
 const JUMP = `const entry = jumpEntry(rip); patch = 0;
-        if (load<u64>(entry) == rip && load<u32>(entry, 8) == key) { store<u64>(c, rip & ~0xfff, PAGE_BASE); ${ENTER('load<u32>(entry, 12)')} }
+        if (load<u64>(entry) == rip && load<u32>(entry, 8) == key) {
+          store<u64>(c, rip & ~0xfff, PAGE_BASE); ${ENTER('load<u32>(entry, 12)')}
+        }
         op = 0; break;`;
-/** Takes the link at `link` of a direct branch to `to` (from PAGE_BASE); when it is not made yet, asks the loop to make it if the target lies in the page. */
-const TAKE = (link: string, to: string, otherPage: string) => `const linked: usize = load<u32>(${link}); if (linked != 0) { ${ENTER('linked')} }
+/**
+ * Takes the link at `link` of a direct branch to `to` (from PAGE_BASE); when it is not made yet, asks the loop to make it if the target
+ * lies in the page.
+ */
+const TAKE = (link: string, to: string, otherPage: string) => `const linked: usize = load<u32>(${link});
+        if (linked != 0) { ${ENTER('linked')} }
         const to: u64 = ${to}; rip = load<u64>(c, PAGE_BASE) + to; if (to < 4096) { patch = ${link}; op = 0; break; } ${otherPage}`;
 /** JMP and CALL with a relative target. */
 const DIRECT = TAKE('op + OP_TAKEN', 'load<u64>(op, OP_IMM)', JUMP);
+
+/** Body of a conditional jump, the record at `op`, for a condition given as an expression. */
+export function conditionalJump(holds: string): string {
+  return `const taken: usize = ${holds} ? 4 : 0;
+        ${TAKE('op + OP_FALL + taken', 'taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)',
+    'patch = 0; op = 0; break;')}`;
+}
 
 function branch(row: Instruction, memory: boolean): Handler | undefined {
   const target = memory ? 'rd64(eaFlat(op))' : 'load<u64>(load<u32>(op, OP_A))';
   const place = memory ? 'm' : 'r';
   switch (row.handler) {
-    case 'JCC': {
-      const code = row.opcode & 15;
-      return jump(`J${CONDITIONS[code]}`, `const taken: usize = ${condition(code)} ? 4 : 0;
-        ${TAKE('op + OP_FALL + taken', 'taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)',
-          'patch = 0; op = 0; break;')}`);
-    }
+    case 'JCC': return jump(`J${CONDITIONS[row.opcode & 15]}`, conditionalJump(condition(row.opcode & 15)));
     case 'JMP_J': return jump('JMP', DIRECT);
     case 'CALL_J': return jump('CALL', `${PUSH(NEXT_RIP)} ${DIRECT}`);
     case 'JMP_E': return jump(`JMP_${place}`, `rip = ${target}; ${CANONICAL} ${JUMP}`);
@@ -183,9 +197,9 @@ function stack(row: Instruction, memory: boolean): Handler | undefined {
         : next('PUSH_r', PUSH('load<u64>(load<u32>(op, OP_A))'), true);
     case 'PUSH_I': return next('PUSH_i', PUSH('load<u64>(op, OP_IMM)'), true);
     case 'POP_Z':
-      return next('POP_r', 'const sp = load<u64>(c, RSP); const value = rd64(sp); store<u64>(c, sp + 8, RSP); store<u64>(load<u32>(op, OP_A), value);', true);
+      return next('POP_r', `${POP('RSP')} store<u64>(load<u32>(op, OP_A), value);`, true);
     case 'LEAVE':
-      return next('LEAVE', 'const sp = load<u64>(c, GPR + 40); const value = rd64(sp); store<u64>(c, sp + 8, RSP); store<u64>(c, value, GPR + 40);', true);
+      return next('LEAVE', `${POP('GPR + 40')} store<u64>(c, value, GPR + 40);`, true);
     default: return undefined;
   }
 }
@@ -197,6 +211,9 @@ function bitTest(size: Size, immediateIndex: boolean): Handler {
   return next(`BT${size * 8}_${immediateIndex ? 'ri' : 'rr'}`,
     `const n: ${type} = (${index}) & ${size * 8 - 1}; keepZeroSetCarry(c, <i64>((${register(size, 'OP_A')} >> n) & 1));`);
 }
+
+const swapRegisters = (size: Size) => `const a = ${register(size, 'OP_A')}; const b = ${register(size, 'OP_B')}; `
+  + `${toRegister(size, 'OP_A', 'b')} ${toRegister(size, 'OP_B', 'a')}`;
 
 /** The fast handler of a row for one operand size and operand place, if it has one. `sizes` smaller than the row's forms never reach it. */
 export function fastHandler(row: Instruction, size: Size, memory: boolean): Handler | undefined {
@@ -249,13 +266,14 @@ export function fastHandler(row: Instruction, size: Size, memory: boolean): Hand
     }
     case 'XCHG_E_G':
       return memory || size < 4 ? undefined : next(`XCHG${size * 8}`,
-        `const a = ${register(size, 'OP_A')}; const b = ${register(size, 'OP_B')}; ${toRegister(size, 'OP_A', 'b')} ${toRegister(size, 'OP_B', 'a')}`);
+        swapRegisters(size));
     case 'XCHG_Z_A': {
       // Opcode 90 is NOP: it does not even clear the upper half.
-      const swap = `const a = ${register(size, 'OP_A')}; const b = ${register(size, 'OP_B')}; ${toRegister(size, 'OP_A', 'b')} ${toRegister(size, 'OP_B', 'a')}`;
-      return size < 2 ? undefined : next(`XCHG${size * 8}_A`, `if (load<u32>(op, OP_A) != load<u32>(op, OP_B)) { ${swap} }`);
+      return size < 2 ? undefined : next(`XCHG${size * 8}_A`, `if (load<u32>(op, OP_A) != load<u32>(op, OP_B)) { ${swapRegisters(size)} }`);
     }
-    case 'BSWAP_Zv': return size < 4 ? undefined : next(`BSWAP${size * 8}`, toRegister(size, 'OP_A', `bswap<${wide(size)}>(${register(size, 'OP_A')})`));
+    case 'BSWAP_Zv':
+      return size < 4 ? undefined
+        : next(`BSWAP${size * 8}`, toRegister(size, 'OP_A', `bswap<${wide(size)}>(${register(size, 'OP_A')})`));
     case 'BIT_E_I': return name === 'BT' && !memory && size >= 4 ? bitTest(size, true) : undefined;
     case 'BIT_E_G': return name === 'BT' && !memory && size >= 4 ? bitTest(size, false) : undefined;
     case 'CBW':

@@ -1,8 +1,8 @@
 /**
  * The general-purpose instructions (Intel SDM vol. 2, tables A-2 and A-3), less those that belong to the system (isa/system.ts).
  *
- * Rows of one operation share a handler for all operand sizes: the handler reads the size from the record. The eight ALU operations, the eight
- * shifts and the sixteen conditions share one each and read the operation from the opcode byte or the ModRM reg field.
+ * Rows of one operation share a handler for all operand sizes: the handler reads the size from the record. The eight ALU operations, the
+ * eight shifts and the sixteen conditions share one each and read the operation from the opcode byte or the ModRM reg field.
  */
 import type { Row } from './row.ts';
 

@@ -102,7 +102,7 @@ export function parseRow(row: Row, family: Family, index: number): Instruction {
   const space = row[1].indexOf(' ');
   const mnemonic = space < 0 ? row[1] : row[1].slice(0, space);
   const operands = space < 0 ? [] : row[1].slice(space + 1).split(',').map((text) => parseOperand(text.trim()));
-  const usesModrm = operands.some((operand) => (operand.kind.length === 1 && 'CDEGMNPQRSUVW'.includes(operand.kind)) || /^m\d/.test(operand.kind));
+  const usesModrm = operands.some(({ kind }) => /^(?:[CDEGMNPQRSUVW]$|m\d)/.test(kind));
   const attributes = parseAttributes(row[2] ?? '', fail);
   const override = /(?:^| )h:(\w+)/.exec(row[2] ?? '');
   return {

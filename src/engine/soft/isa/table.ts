@@ -26,7 +26,8 @@ export function opcodeTable(): Instruction[] {
 /** Rows that share an opcode, the more specific first: the order in which the decoder tries them. */
 export function bySpecificity(a: Instruction, b: Instruction): number {
   const weight = (row: Instruction) =>
-    (row.exactModrm === undefined ? 0 : 8) + (row.prefix === 'any' ? 0 : 4) + (row.digit === undefined ? 0 : 2) + (row.place === 'any' ? 0 : 1);
+    (row.exactModrm === undefined ? 0 : 8) + (row.prefix === 'any' ? 0 : 4) + (row.digit === undefined ? 0 : 2)
+    + (row.place === 'any' ? 0 : 1);
   return weight(b) - weight(a) || a.index - b.index;
 }
 
@@ -35,7 +36,8 @@ export function opcodesOf(row: Instruction): number[] {
   return row.registerInOpcode ? Array.from({ length: 8 }, (_, i) => row.opcode + i) : [row.opcode];
 }
 
-function checkClashes(table: readonly Instruction[]): void {
+/** Throws an Error that names two rows which could claim the same encoding. */
+export function checkClashes(table: readonly Instruction[]): void {
   const seen = new Map<string, Instruction>();
   for (const row of table) {
     for (const opcode of opcodesOf(row)) {
