@@ -1,6 +1,7 @@
 /** `portcullis doctor`: what is here, what is missing, and how to get it. */
-import { accessSync, constants, existsSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import type { Command } from 'commander';
+import { isOnPath as onPath } from '../guest/c-module.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { cachedKernel, fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { cachedPackage } from '../guest/packages.ts';
@@ -9,7 +10,6 @@ import { columns, printJson, styled } from './output.ts';
 
 interface Finding { what: string; state: 'ok' | 'missing' | 'optional'; detail: string; fix?: string }
 
-const onPath = (name: string) => (process.env.PATH ?? '').split(':').some((folder) => folder && existsSync(`${folder}/${name}`));
 const usable = (path: string) => {
   try {
     accessSync(path, constants.R_OK | constants.W_OK);
@@ -37,6 +37,7 @@ function examine(): Finding[] {
     tool('xz', 'xz-utils', 'unpacks kernels (fetched by itself when missing)', false),
     tool('passt', 'passt', 'for --net user (fetched by itself when missing)', false),
     tool('gcc', 'gcc', 'builds C modules of your own', false),
+    tool('make', 'make', 'builds C modules of your own', false),
     tool('qemu-system-x86_64', 'qemu-system-x86', 'peer in benchmarks', false),
     { what: '/dev/net/tun', state: usable('/dev/net/tun') ? 'ok' : 'optional', detail: usable('/dev/net/tun') ? 'for --net tap' : 'not usable; only --net tap needs it', fix: usable('/dev/net/tun') ? undefined : 'run as root with the tun module loaded' },
   ];

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { EXIT_CODES, UserError } from '../base/errors.ts';
+import { addBuildModuleCommand } from './build-module.ts';
 import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
@@ -46,6 +47,7 @@ addDemoCommand(program);
 addRunCommand(program);
 addLinkCommands(program);
 addKeyCommands(program);
+addBuildModuleCommand(program);
 addExplainCommand(program);
 addDoctorCommand(program);
 

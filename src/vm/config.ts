@@ -76,7 +76,8 @@ export interface VmReport {
   crossings: Record<string, number>;
   /** Call-outs by symbol, most frequent first. */
   callOuts: { module: string; symbol: string; count: number }[];
-  modules: { module: string; state: string; reason?: string; crossings: number }[];
+  /** `calls`: over all its instances. */
+  modules: { module: string; state: 'not granted' | 'registered' | 'loading' | 'live' | 'quarantined' | 'ended'; calls: { in: number; out: number } }[];
   refusals: { module: string; reason: string; detail: string; count: number }[];
   /** Accesses to a withheld device, by where they came from. */
   refusedAccesses: { reads: number; writes: number; interrupted: number };

@@ -47,6 +47,10 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     ports.event(event);
   };
   const modules = config.modules.map((module) => register(module, config, privileges));
+  config.modules.forEach(({ manifest, grants }, index) => {
+    const { decision } = modules[index];
+    if (!decision.granted && grants.length > 0) log.warn(`${manifest.module} has no grant that holds: ${decision.reason}`);
+  });
   const monitor = createMonitor({ engine, modules, log, audit });
   const accesses = { reads: 0, writes: 0, interrupted: 0 };
 
@@ -81,8 +85,10 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
       return {
         crossings: { ...monitor.crossings },
         callOuts: status.flatMap(({ module, callOuts }) => callOuts.map((entry) => ({ module, ...entry }))).sort((a, b) => b.count - a.count),
-        modules: status.map(({ module, granted, instances }) => ({
-          module, state: instances.at(-1)?.state ?? (granted ? 'registered' : 'not granted'), crossings: instances.reduce((sum, instance) => sum + instance.crossings, 0),
+        modules: status.map(({ module, granted, instances, callIns, callOuts }) => ({
+          module,
+          state: instances.at(-1)?.state ?? (!granted ? 'not granted' : callIns.length > 0 ? 'ended' : 'registered'),
+          calls: { in: total(callIns), out: total(callOuts) },
         })),
         refusals: [...refusals.values(), ...monitor.violations().map(({ reason, count, explanation }) => ({ module: '', reason, detail: explanation, count }))],
         refusedAccesses: { ...accesses },
@@ -91,6 +97,8 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     end: () => monitor.end(),
   };
 }
+
+const total = (counted: readonly { count: number }[]) => counted.reduce((sum, { count }) => sum + count, 0);
 
 /** Checks digests and grants. A grant that does not hold gives nothing, and says why in the audit stream; a wrong image or key is an error of the caller. */
 function register({ image, manifest, grants }: RegisteredModule, config: VmConfig, privileges: PrivilegeSet): MonitoredModule {
@@ -107,7 +115,9 @@ function decide(digest: string, grants: readonly unknown[], config: VmConfig, pr
   for (const signed of grants) {
     const verdict = verifyGrant(signed, config.trustedKeys, { manifestDigest: digest, vm: config.name, now: new Date() });
     if (verdict.ok) held.push(verdict.grant);
-    else reason = verdict.detail;
+    // A grant for another module is that module's affair.
+    else if (verdict.reason !== 'wrong-manifest') reason = verdict.detail;
+    else if (grants.length === 1) reason = verdict.detail;
   }
   if (held.length === 0) return { granted: false, reason };
   const policies = [...held.map(({ onViolation }) => onViolation), ...(config.onViolation ? [config.onViolation] : [])];
