@@ -8,7 +8,7 @@ import { decode, DECODED, DECODED_END, NEEDS_MORE } from './decode';
 import { faultCode } from './events';
 import { fetchHost, purgeWrites } from './memory';
 import { H_END, H_RELOOKUP } from './generated/handlers';
-import { FUSION_INDEX, FUSION_PAIRS } from './generated/tables';
+import { FLAG_EFFECT, FUSION_INDEX, FUSION_PAIRS, QUIET } from './generated/tables';
 import {
   CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_POOL, CUR_OP, FRAME_CODE, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
   STAT_PAGE_DROPS,
@@ -241,6 +241,7 @@ function decodeBlock(la: u64, host: usize, mode: u32): usize {
   store<u8>(block, <u8>((op - records) / RECORD_SIZE), BLOCK_RECORDS);
   store<u32>(cpu, <u32>op, CODE_POOL);
   for (let i: u32 = 0; i < count; i++) store<u8>(records + i * RECORD_SIZE, <u8>(count - i), OP_LEFT);
+  dropDeadFlags(records, count);
   fuse(records, count);
   if (load<u8>(block, BLOCK_MODE) & STRADDLES) {
     const second = descriptor(fetchHost((la & ~0xfff) + 0x1000));
@@ -252,6 +253,22 @@ function decodeBlock(la: u64, host: usize, mode: u32): usize {
   store<u32>(cpu, load<u32>(cpu, STAT_BLOCKS) + 1, STAT_BLOCKS);
   store<u32>(cpu, load<u32>(cpu, STAT_RECORDS) + count, STAT_RECORDS);
   return block;
+}
+
+/**
+ * Rotates whose flags nothing can see get their quiet variant: an instruction that replaces all flags follows, with nothing in between that
+ * reads flags or could fault. (Events are taken between blocks only, and single steps do not come here.)
+ */
+function dropDeadFlags(records: usize, count: u32): void {
+  let dead = false;
+  for (let i = <i32>count - 1; i >= 0; i--) {
+    const op = records + <usize>i * RECORD_SIZE;
+    const handler: usize = load<u16>(op, OP_HANDLER);
+    const quiet = load<u16>(QUIET + (handler << 1));
+    if (dead && quiet != 0) store<u16>(op, quiet, OP_HANDLER);
+    const effect = load<u8>(FLAG_EFFECT + handler);
+    if (effect != 1) dead = effect == 2;
+  }
 }
 
 /** Gives pairs of records one handler (isa/fusion.ts); the pair at the end first, since it may be a comparison and its jump. */

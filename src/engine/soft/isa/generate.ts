@@ -3,7 +3,7 @@
  * Run by tools/build-core.mjs.
  */
 import { type Fused, fusedHandlers } from './fusion.ts';
-import { fastHandler, type Handler, type Size } from './handlers.ts';
+import { fastHandler, type Handler, rotate, type Size } from './handlers.ts';
 import type { Family, Instruction, Operand } from './row.ts';
 import { bySpecificity, opcodesOf } from './table.ts';
 
@@ -28,7 +28,7 @@ export function generate(table: readonly Instruction[]): Map<string, string> {
   files.set('handlers.ts', `${NOTE}${FIXED_HANDLERS.map((name, i) => `export const H_${name}: u16 = ${i};`).join('\n')}\n`
     + `export const H_FIRST_64: u16 = ${fast.first64}; // from here on: 64-bit mode and flat addresses only\n`);
   const fused = fusedHandlers(fast.list);
-  files.set('tables.ts', tables(table, handlers, fast) + fusionTable(fused, fast));
+  files.set('tables.ts', tables(table, handlers, fast) + fusionTable(fused, fast) + livenessTable(fast));
   files.set('run.ts', runFile([...fast.list, ...fused.map(({ handler }) => handler)]));
   return files;
 }
@@ -47,6 +47,7 @@ function collectFast(table: readonly Instruction[]): Fast {
     }
   }
   const all = [...byName.values()];
+  for (const name of ['ROL', 'ROR']) for (const size of [4, 8] as const) all.push(rotate(name, size, true));
   const list = [...all.filter((handler) => !handler.only64), ...all.filter((handler) => handler.only64)];
   const ids = new Map(list.map((handler, i) => [handler.name, FIXED_HANDLERS.length + i]));
   return { list, ids, first64: FIXED_HANDLERS.length + all.filter((handler) => !handler.only64).length };
@@ -177,6 +178,23 @@ function tables(table: readonly Instruction[], handlers: Record<Family, Map<stri
     + `// Rows\n${data('OPCODE_ROWS', 'u8', rows)}`;
 }
 
+/** Cannot fault, and replaces all six flags. */
+const OVERWRITES = /^((ADD|SUB|AND|OR|XOR|CMP|TEST)\d+_r[ri]|NEG\d+_r|IMUL\d+_r?rri?)$/;
+/** Cannot fault, and reads no flag. */
+const NEUTRAL = /^(MOV\d+_r[ri]|MOV[SZ]X\w*_rr|LEA\d+|NOT\d+_r|BSWAP\d+|XCHG\w+|NOP|CDQE|CWDE|CQO|CDQ|(ROL|ROR|SHL|SHR|SAR)\d+_ri)$/;
+
+/** What flag liveness needs: by handler 0 (anything), 1 (neutral), 2 (overwrites); and the quiet variant of a handler, or 0. */
+function livenessTable(fast: Fast): string {
+  const effects: number[] = FIXED_HANDLERS.map(() => 0);
+  const quiet: number[] = FIXED_HANDLERS.map(() => 0);
+  for (const { name } of fast.list) {
+    effects.push(OVERWRITES.test(name) ? 2 : NEUTRAL.test(name) ? 1 : 0);
+    quiet.push(fast.ids.get(`${name}_quiet`) ?? 0);
+  }
+  return `// Flag effect by handler\nexport const FLAG_EFFECT: usize = memory.data<u8>([${effects.join(',')}]);\n`
+    + `// Quiet variant by handler\nexport const QUIET: usize = memory.data<u16>([${quiet.join(',')}]);\n`;
+}
+
 /** For each handler: {first pair, count}; pairs: {second handler, fused handler}. The fused handlers are numbered after the fast ones. */
 function fusionTable(fused: readonly Fused[], fast: Fast): string {
   const index: number[] = [];
@@ -205,8 +223,9 @@ const RUN_TEMPLATE = `${NOTE}// The interpreter: one loop over decoded records, 
 import { cpu } from '../state';
 import { codeBase, codeKey, jumpEntry, link, lookup, single } from '../blocks';
 import { serveEvents, stop } from '../run';
-import { arithmeticFlags, carryFlags, cf, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
-  FLAGS_SUB, keepZeroSetCarry, logicFlags, overflow, parity } from '../flags';
+import {
+  arithmeticFlags, carryFlags, cf, CF, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
+  FLAGS_SUB, keepZeroSetCarry, logicFlags, OF, overflow, parity, setSomeArith } from '../flags';
 import { badCall, execBranch } from '../branch';
 import { execInteger, productOverflows } from '../integer';
 import { BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, GPR, PAGE_BASE, RIP, RUN_END } from '../layout';

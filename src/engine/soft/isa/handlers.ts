@@ -108,6 +108,21 @@ function shift(mnemonic: string, size: Size, count: 'immediate' | 'cl'): Handler
   return { name: `${mnemonic}${bits}_${count === 'cl' ? 'rc' : 'ri'}`, body, kind: 'next', only64: false };
 }
 
+/** ROL and ROR by an immediate. They keep SF, ZF, AF and PF, which is dear with lazy flags; `quiet`: the flags are dead. */
+export function rotate(mnemonic: string, size: Size, quiet: boolean): Handler {
+  const type = wide(size);
+  const top = size * 8 - 1;
+  const next = mnemonic === 'ROL' ? '(r & 1)' : `((r >> ${top - 1}) & 1)`;
+  const carry = mnemonic === 'ROL' ? '(r & 1)' : `(r >> ${top})`;
+  const flags = `if (n != 0) setSomeArith(CF | OF, <u32>${carry} | (<u32>((r >> ${top}) ^ ${next}) << 11));`;
+  return {
+    name: `${mnemonic}${size * 8}_ri${quiet ? '_quiet' : ''}`, kind: 'next', only64: false,
+    body: `const n: ${type} = load<u8>(op, OP_IMM) & ${top}; `
+      + `const r: ${type} = rot${mnemonic === 'ROL' ? 'l' : 'r'}<${type}>(${register(size, 'OP_A')}, n); `
+      + `${toRegister(size, 'OP_A', 'r')} ${quiet ? '' : flags}`,
+  };
+}
+
 function multiply(size: Size, memory: boolean, three: boolean): Handler {
   const b = memory ? read(size) : register(size, 'OP_B');
   const a = three ? `<i64>load<i64>(op, OP_IMM)` : extend(size, `(${register(size, 'OP_A')})`);
@@ -243,7 +258,8 @@ export function fastHandler(row: Instruction, size: Size, memory: boolean): Hand
         : size === 4 ? next('LEA32', 'store<u64>(load<u32>(op, OP_A), <u64><u32>eaFlat(op));', true) : undefined;
     case 'SHIFT_E_I':
     case 'SHIFT_E_1':
-      return memory || size < 4 || !/^(SHL|SHR|SAR)$/.test(name) ? undefined : shift(name, size, 'immediate');
+      if (memory || size < 4) return undefined;
+      return /^(SHL|SHR|SAR)$/.test(name) ? shift(name, size, 'immediate') : /^RO[LR]$/.test(name) ? rotate(name, size, false) : undefined;
     case 'SHIFT_E_CL': return memory || size < 4 || !/^(SHL|SHR|SAR)$/.test(name) ? undefined : shift(name, size, 'cl');
     case 'IMUL_Gv_Ev': return size < 4 ? undefined : multiply(size, memory, false);
     case 'IMUL_Gv_Ev_I': return size < 4 ? undefined : multiply(size, memory, true);
