@@ -93,7 +93,8 @@ describe('registers', () => {
   test('writable bits are those of the data sheet', () => {
     const bench = createBench();
     const masks = [
-      ['IMR', 0xe1ff], ['RCR', 0x0f03_ffbf], ['CPCR', 0x7b], ['RDSAR0', 0xffff_ff00], ['MULINT', 0x0fff], ['ETTHR', 0x3f], ['CONFIG5', 0x7f],
+      ['IMR', 0xe1ff], ['RCR', 0x0f03_ffbf], ['CPCR', 0x7b], ['RDSAR0', 0xffff_ff00], ['MULINT', 0x0fff], ['ETTHR', 0x3f],
+      ['CONFIG5', 0x7f],
     ] as const;
     for (const [name, mask] of masks) {
       bench.write(name, 0xffff_ffff);

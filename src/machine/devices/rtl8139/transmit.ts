@@ -43,7 +43,8 @@ export class Transmitter {
   /** `emit` takes a finished frame; `allowed` says whether the card may do DMA. */
   constructor(
     private readonly registers: RegisterFile, private readonly dma: Dma, private readonly clock: Clock,
-    private readonly interrupts: Interrupts, private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
+    private readonly interrupts: Interrupts, private readonly statistics: Statistics,
+    private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
   ) {
     this.chain = new DescriptorChain(dma);
     this.continuation = clock.timer(() => this.run());

@@ -1,0 +1,26 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { UserError } from '../base/errors.ts';
+import { cardsOf } from './assemble.ts';
+import { resolveRunOptions } from './run-options.ts';
+
+afterEach(() => vi.unstubAllEnvs());
+
+const models = (...nets: string[]) => cardsOf(nets, []).map(({ model, net }) => [net.kind, model ?? 'e1000']);
+
+test('a card is an e1000 unless its network names a model', () => {
+  expect(models('peer', 'peer,model=rtl8139', 'user,model=rtl8139c', 'none,model=e1000')).toEqual([
+    ['peer', 'e1000'], ['peer', 'rtl8139'], ['user', 'rtl8139c'], ['none', 'e1000'],
+  ]);
+  expect(cardsOf(['stream:unix:/tmp/a,model=b,model=rtl8139'], [])[0].net).toMatchObject({ address: { path: '/tmp/a,model=b' } });
+});
+
+test('a model that there is not is an error that names those there are', () => {
+  expect(() => models('peer,model=ne2000')).toThrow(UserError);
+  expect(() => models('peer,model=ne2000')).toThrow(/"ne2000"/);
+  expect(() => models('peer,model=')).toThrow(/no card model ""/);
+});
+
+test('a model stays with its network in a list from the environment', () => {
+  vi.stubEnv('PORTCULLIS_NET', 'peer,model=rtl8139,none');
+  expect(resolveRunOptions({}, undefined).net).toEqual(['peer,model=rtl8139', 'none']);
+});
