@@ -12,7 +12,7 @@ export function deviceTests(boot: Boot): void {
     guest.set('rbx', DEVICE + 8);
     guest.put(CODE, '03 03 e6 f1'); // add (%rbx),%eax; out
     guest.set('rax', 1);
-    expect(guest.run()).toEqual({ kind: 'mmio', gpa: DEVICE + 8, size: 4, write: false, value: expect.any(Number), refused: false });
+    expect(guest.run()).toMatchObject({ kind: 'mmio', gpa: DEVICE + 8, size: 4, write: false, value: expect.any(Number), refused: false });
     expect(guest.get('rip')).toBe(BigInt(CODE));
     expect(guest.cpu.canInterrupt).toBe(false);
     guest.cpu.completeRead(0x41);

@@ -1,10 +1,11 @@
 // What the host side calls, besides the vector unit's functions. None of these may be called while run() executes on the same CPU.
 import { cpu } from './state';
-import { attach as bind } from './shared';
+import { attach as bind, ram, ramSize } from './shared';
 import { storeDebug } from './control';
 import { updateStep, updateWaiting } from './events';
 import { setFlags } from './flags';
 import { readMsr as read, msrValue, writeMsr as write } from './msr';
+import { cachedAddress } from './memory';
 import { translateQuietly } from './paging';
 import { flushAll, updateContext } from './views';
 import { INJECTED, NMI_PENDING, RFLAGS, WINDOW_WANTED } from './layout';
@@ -53,9 +54,15 @@ export function writeMsr(index: u32, value: u64): u32 {
   return write(index, value);
 }
 
-/** Guest physical address of a signed linear address, or -1. */
+/**
+ * Guest physical address of a signed linear address, or -1. What the CPU holds already is what it would use, and saves a walk: the monitor asks
+ * for the stack at every crossing. Fixed pages lie outside guest RAM, so their entries do not answer.
+ */
 export function translate(la: f64, write: bool): f64 {
-  return translateQuietly(<u64>(<i64>la), write);
+  const address = <u64>(<i64>la);
+  const held = cachedAddress(address, write);
+  if (held != 0 && <u64>(held - ram) < ramSize) return <f64>(held - ram);
+  return translateQuietly(address, write);
 }
 
 export function writeDebug(index: u32, value: u64): void {

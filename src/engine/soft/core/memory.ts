@@ -50,6 +50,12 @@ function hits(tag: u64, la: u64, last: u64): bool {
   return ((la + last) & ~0xfff) == tag;
 }
 
+/** Address in linear memory of a page that the supervisor's translations of the current view and PCID hold with that right, plus the offset; 0 if they do not. */
+export function cachedAddress(la: u64, write: bool): usize {
+  const e = entryIn(<usize>load<u32>(cpu, TLB_SYS), la);
+  return hits(load<u64>(e + (write ? WRITE_TAG : READ_TAG)), la, 0) ? <usize>load<u32>(e, ADDEND) + <usize>la : 0;
+}
+
 // ---- Fast paths ----------------------------------------------------------------------------------------------------------
 
 // @ts-ignore: decorator
