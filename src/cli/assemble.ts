@@ -18,10 +18,12 @@ import type { RunOptions } from './run-options.ts';
 const DEFAULT_COMMAND_LINE = 'console=ttyS0 panic=-1 cryptomgr.notests';
 /** First card's slot: 1 and 2 stay free for devices to come. */
 export const FIRST_CARD_SLOT = 3;
+const MOST_CARDS = 32 - FIRST_CARD_SLOT;
 
 export const pciAddress = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
 
 export function cardsOf(nets: readonly string[], captures: readonly string[]): CardConfig[] {
+  if (nets.length > MOST_CARDS) throw new UserError(`${nets.length} network cards; there are slots for ${MOST_CARDS}`, 'give fewer --net');
   if (captures.length > nets.length) throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
   return nets.map((text, index) => ({
     ...parseCard(text),
@@ -71,16 +73,19 @@ function windowSize(): string[] {
 }
 
 export async function assemble(options: RunOptions, progress: Progress): Promise<VmConfig> {
+  // What is quick to check comes first: nobody should wait for a download to hear of a slip.
   const cards = cardsOf(options.net, options.pcap);
+  const modules = registeredModules(options);
+  const trustedKeys = options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8'));
+  const entries = fileEntries(options);
+  const own = options.initramfs === undefined ? undefined : readInput(options.initramfs, Math.min(LIMITS.initramfs, options.memory), 'initramfs in so much guest memory');
   if (cards.some(({ net }) => net.kind === 'user')) await fetchPasst(progress);
   const kernelPath = options.kernel ?? (await fetchKernel(progress)).image;
   const file = readInput(kernelPath, LIMITS.kernel, 'kernel');
   progress({ text: 'unpacking the kernel' });
   const kernel = await readKernelImage(file, kernelPath);
   const linux = kernel.setupHeader !== undefined;
-  let initramfs: Uint8Array | undefined;
-  if (options.initramfs !== undefined) initramfs = readInput(options.initramfs, LIMITS.initramfs, 'initramfs');
-  else if (linux) initramfs = buildInitramfs(readFileSync(await fetchBusybox(progress)), fileEntries(options));
+  const initramfs = own ?? (linux ? buildInitramfs(readFileSync(await fetchBusybox(progress)), entries) : undefined);
   return {
     name: options.name,
     engine: options.engine,
@@ -90,8 +95,8 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     boot: options.boot,
     initramfs,
     commandLine: options.commandLine ?? [...(linux ? [DEFAULT_COMMAND_LINE] : []), ...(options.initramfs === undefined && linux ? windowSize() : []), options.append].join(' ').trim(),
-    modules: registeredModules(options),
-    trustedKeys: options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8')),
+    modules,
+    trustedKeys,
     onViolation: options.onViolation,
     cards,
     debugExitPort: options.debugExit,

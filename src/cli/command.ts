@@ -33,7 +33,7 @@ export function readInput(path: string, most: number, what: string): Buffer {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) throw new UserError(`${path}: no such ${what}`, 'check the path');
   if (!stat.isFile()) throw new UserError(`${path} is not a file`, `expected a ${what}`);
-  if (stat.size > most) throw new UserError(`${path} has ${stat.size} bytes; a ${what} has at most ${most}`, 'check that it is the right file');
+  if (stat.size > most) throw new UserError(`${path} has ${stat.size} bytes; at most ${most} are taken as ${what}`, 'check that it is the right file');
   return readFileSync(path);
 }
 

@@ -42,7 +42,7 @@ export const RUN_OPTIONS = {
   onViolation: { flags: '--on-violation <what>', group: 'guard', text: 'stricter than the grant says: quarantine or stop', schema: z.enum(['quarantine', 'stop']).optional() },
   net: { flags: '--net <backend...>', group: 'devices', text: 'a network card each, the first at 0000:00:03.0; see Networks below', schema: list.default([]) },
   pcap: { flags: '--pcap <file...>', group: 'devices', text: 'capture of each card\'s frames, in the order of --net', schema: list.default([]) },
-  debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port whose write ends the run, e.g. 0xf4', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
+  debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port, e.g. 0xf4: writing N to it ends the run with exit code N', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
   engine: { flags: '--engine <name>', group: 'run', text: 'what executes the guest: soft', schema: z.enum(['soft']).default('soft') },
   clock: { flags: '--clock <kind>', group: 'run', text: 'host, or instructions (deterministic: same run, same result); default: host', schema: z.enum(['host', 'instructions']).default('host') },
   timeout: { flags: '--timeout <seconds>', group: 'run', text: 'end the run after this time (exit code 36)', schema: count(1, 1_000_000).optional() },

@@ -52,5 +52,5 @@ export async function readKernelImage(file: Uint8Array, name: string): Promise<K
 function text(file: Uint8Array, start: number): string {
   const slice = file.subarray(start, start + 200);
   const end = slice.indexOf(0);
-  return Buffer.from(slice.subarray(0, end < 0 ? 0 : end)).toString('latin1');
+  return Buffer.from(slice.subarray(0, Math.max(end, 0))).toString('latin1');
 }

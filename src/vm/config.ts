@@ -56,7 +56,7 @@ export type Outcome =
   | { kind: 'reset' }
   | { kind: 'halted' } // HLT with interrupts off on every CPU
   | { kind: 'crash' } // triple fault
-  | { kind: 'debug-exit'; code: number }
+  | { kind: 'debug-exit'; code: number } // what the guest wrote to the port
   | { kind: 'violation'; reason: string }
   | { kind: 'failed'; reason: string }
   | { kind: 'stopped' }; // by the host

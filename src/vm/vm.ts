@@ -8,7 +8,7 @@ import { unreachable } from '../base/errors.ts';
 import { createSoftEngine } from '../engine/soft/engine.ts';
 import { type Board, createBoard } from '../machine/board.ts';
 import { boot } from '../machine/boot/index.ts';
-import { type Lapic } from '../machine/devices/lapic/lapic.ts';
+import type { Lapic } from '../machine/devices/lapic/lapic.ts';
 import { GATE_PORT } from '../policy/manifest.ts';
 import { type Cards, createCards } from './cards.ts';
 import type { Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
@@ -73,7 +73,8 @@ export class Vm {
       log: createLog('machine', ports.log, config.log),
       debugExit: config.debugExitPort,
       onPower(kind, code) {
-        vm?.end(kind === 'debug-exit' ? { kind, code: code ?? 0 } : { kind });
+        // The device gives QEMU's status, (value << 1) | 1; an outcome has the value itself, so that 0 can mean success.
+        vm?.end(kind === 'debug-exit' ? { kind, code: (code ?? 1) >>> 1 } : { kind });
       },
       onInterrupt() {
         if (vm) vm.halted = false;
@@ -136,7 +137,7 @@ export class Vm {
         continue;
       }
       const until = Math.min(board.nextDeadline(), engine.clock.now() + SLICE);
-      this.dispatch(cpu.run(until));
+      this.dispatch(cpu.run(until), until);
     }
     board.flushSerial();
     this.guard.end();
@@ -195,7 +196,10 @@ export class Vm {
     const { board, engine } = this;
     const interruptible = (this.cpu.registers.halves[2 * REG.rflags] & 0x200) !== 0;
     const deadline = board.nextDeadline();
-    if (!interruptible) return this.end({ kind: 'halted' });
+    if (!interruptible) {
+      this.end({ kind: 'halted' });
+      return;
+    }
     const now = engine.clock.now();
     if (deadline <= now) return;
     if (engine.clock.kind === 'instructions') {
@@ -206,15 +210,19 @@ export class Vm {
     this.ports.sleep(Math.min((deadline - now) / 1e6, LONGEST_SLEEP));
   }
 
-  private dispatch(exit: Exit): void {
-    const { cpu, board, engine } = this;
-    // Border crossings come in thousands: stay in this loop while there are no others.
+  private dispatch(exit: Exit, until: number): void {
+    const { cpu, board } = this;
+    // Border crossings come in thousands: stay in this loop while there are no others. The slice is not renewed, or a guest that does
+    // nothing else would never let the outside in.
     while (exit.kind === 'io' || exit.kind === 'fetch' || exit.kind === 'event') {
       if (exit.kind === 'io' && exit.port !== GATE_PORT) break;
       const verdict = this.guard.handle(cpu, exit);
-      if (verdict !== 'handled') return this.unhandled(exit, verdict);
+      if (verdict !== 'handled') {
+        this.unhandled(exit, verdict);
+        return;
+      }
       if (exit.kind === 'event') return; // an interrupt may wait
-      exit = cpu.run(Math.min(board.nextDeadline(), engine.clock.now() + SLICE));
+      exit = cpu.run(until);
     }
     switch (exit.kind) {
       case 'io':
@@ -237,13 +245,9 @@ export class Vm {
   private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string }): void {
     if (verdict === 'not-mine') {
       // A stray write to the gate port by someone who has no guarded module is an ordinary port access.
-      if (exit.kind === 'io') {
-        if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
-        return;
-      }
-      return this.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
-    }
-    this.end({ kind: 'violation', reason: verdict.stop });
+      if (exit.kind !== 'io') this.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
+      else if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
+    } else this.end({ kind: 'violation', reason: verdict.stop });
   }
 
   private memoryAccess(exit: Extract<Exit, { kind: 'mmio' }>): void {

@@ -81,7 +81,7 @@ describe('bad input', () => {
     ['too little memory', ['--memory', '1M'], 2],
     ['an unknown back end', ['--net', 'carrier-pigeon'], 2],
     ['an unknown option', ['--no-such-option'], 2],
-    ['a missing config file', ['--config', '/does/not/exist.json'], 1],
+    ['a missing config file', ['--config', '/does/not/exist.json'], 2],
     ['a module without a manifest', ['--module', cli], 2],
     ['a socket that is not there', ['--net', 'stream:unix:/does/not/exist'], 1],
   ])('%s: a clear error, no stack trace', (_, options, expected) => {

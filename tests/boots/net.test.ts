@@ -88,8 +88,12 @@ test('stream: another process that speaks the framing', { timeout: 120_000 }, as
   const path = join(space.folder, 'far-end.sock');
   const wire = await listenStream({ path }, { log: silentLog });
   const peer = createPeer({ clock, log: silentLog });
-  wire.receive = (frame) => (peer.send(frame), true);
-  peer.receive = (frame) => (wire.send(frame), true);
+  for (const [from, to] of [[wire, peer], [peer, wire]] as const) {
+    from.receive = (frame) => {
+      to.send(frame);
+      return true;
+    };
+  }
   try {
     const { code, out } = await command(process.execPath, guest(`${LEASE}\nping -c 2 -q 10.0.2.2`, '--net', `stream:unix:${path}`));
     expect(out).toContain('2 packets received');
