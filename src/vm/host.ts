@@ -14,7 +14,7 @@ export interface VmListener {
 export interface RunningVm {
   /** To the guest's serial console. */
   input(bytes: Uint8Array): void;
-  /** Bytes of input that the guest has not taken yet. Beyond 64 KiB more is dropped. */
+  /** Bytes of input that the guest has not taken yet. Beyond 128 KiB more is dropped. */
   inputBacklog(): number;
   /** Ends the run soon, with outcome 'stopped'. */
   stop(): void;

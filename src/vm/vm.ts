@@ -32,7 +32,7 @@ export interface VmPorts {
 const SLICE = 1_000_000;
 /** Longest sleep of an idle machine, ms. */
 const LONGEST_SLEEP = 1000;
-const INPUT_LIMIT = 1 << 16;
+const INPUT_LIMIT = 1 << 17;
 
 export class Vm {
   private outcome: Outcome | undefined;
@@ -97,7 +97,7 @@ export class Vm {
     return vm;
   }
 
-  /** Console input. Bytes beyond 64 KiB that the guest does not take are dropped. */
+  /** Console input. Bytes beyond 128 KiB that the guest does not take are dropped. */
   input(bytes: Uint8Array): void {
     if (this.inputSize + bytes.length > INPUT_LIMIT) {
       this.ports.inputTaken(bytes.length);

@@ -105,9 +105,10 @@ describe('16550', () => {
     let taken = 0;
     for (let i = 0; i < 100; i++) taken += uart.receive(new Uint8Array(10_000));
     expect(taken).toBeLessThan(100_000);
-    expect(uart.receive(new Uint8Array(1))).toBe(0);
-    read(RBR);
-    expect(uart.receive(new Uint8Array(2))).toBe(1);
+    // Room for less than a piece is no room, so that a guest that reads byte by byte does not get a queue of single bytes.
+    expect(uart.receive(new Uint8Array(10_000))).toBe(0);
+    for (let i = 0; i < 5000; i++) read(RBR);
+    expect(uart.receive(new Uint8Array(10_000))).toBeGreaterThan(4096);
   });
 
   test('OUT2 gates the interrupt', () => {

@@ -17,6 +17,8 @@ export interface UartPorts {
 
 /** Bytes of input that wait for the guest at most. */
 const QUEUE_LIMIT = 65536;
+/** A nearly full queue takes no more: a queue of single bytes would be slow. */
+const PIECE = 4096;
 const FIFO_SIZE = 16;
 /** From a write to the "transmitter empty" interrupt, ns. */
 const TRANSMIT_DELAY = 10_000;
@@ -63,7 +65,9 @@ export class Uart16550 implements RegisterBlock, Stateful {
 
   /** Input from the far end. Gives the number of bytes taken; the rest found no room and is the caller's. */
   receive(bytes: Uint8Array): number {
-    const taken = Math.min(bytes.length, QUEUE_LIMIT - this.queued);
+    const room = QUEUE_LIMIT - this.queued;
+    if (room < Math.min(bytes.length, PIECE)) return 0;
+    const taken = Math.min(bytes.length, room);
     if (taken > 0) {
       this.queue.push(bytes.slice(0, taken));
       this.queued += taken;
