@@ -75,7 +75,10 @@ export class Vcpu implements Schedulable {
   private offerInterrupt(): void {
     const { cpu, ports: { board } } = this;
     if (board.interruptFor(cpu.index) < 0) return;
-    if (!cpu.canInterrupt) return cpu.requestInterruptWindow();
+    if (!cpu.canInterrupt) {
+      cpu.requestInterruptWindow();
+      return;
+    }
     const vector = board.acknowledgeInterrupt(cpu.index);
     if (vector < 0) return;
     cpu.inject(vector);
@@ -101,10 +104,12 @@ export class Vcpu implements Schedulable {
 
   /** The bootstrap processor would run the firmware again, which starts the machine over; the others wait (SDM vol. 3, 9.4.3). */
   private init(): void {
-    if (this.cpu.index === 0) return this.ports.end({ kind: 'reset' });
-    this.ports.guard.reset(this.cpu);
-    this.cpu.reset('init');
-    this.state = 'waiting';
+    if (this.cpu.index === 0) this.ports.end({ kind: 'reset' });
+    else {
+      this.ports.guard.reset(this.cpu);
+      this.cpu.reset('init');
+      this.state = 'waiting';
+    }
   }
 
   /** Starts in real-address mode at page `vector`. A CPU that does not wait ignores it (SDM vol. 3, 9.4.4.1). */
@@ -158,9 +163,9 @@ export class Vcpu implements Schedulable {
   }
 
   private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string }): void {
-    if (verdict !== 'not-mine') return this.ports.end({ kind: 'violation', reason: verdict.stop });
     // A stray access to the gate port by someone who has no guarded module is an ordinary port access.
-    if (exit.kind !== 'io') this.ports.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
+    if (verdict !== 'not-mine') this.ports.end({ kind: 'violation', reason: verdict.stop });
+    else if (exit.kind !== 'io') this.ports.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
     else if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
   }
 

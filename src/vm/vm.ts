@@ -157,7 +157,10 @@ export class Vm {
   /** Nothing can run: sleeps until a timer or the outside has something, or ends when nothing ever will. */
   private idle(): void {
     const { board, engine } = this;
-    if (this.vcpus.every((vcpu) => vcpu.stuck)) return this.end({ kind: 'halted' });
+    if (this.vcpus.every((vcpu) => vcpu.stuck)) {
+      this.end({ kind: 'halted' });
+      return;
+    }
     const deadline = board.nextDeadline();
     const now = engine.clock.now();
     if (deadline <= now) return;
