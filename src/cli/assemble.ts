@@ -72,6 +72,15 @@ function windowSize(): string[] {
   return process.stdin.isTTY && isTTY ? [`LINES=${rows}`, `COLUMNS=${columns}`] : [];
 }
 
+/** Throws UserError for a pin of a CPU, or to a core, that the machine does not have. */
+export function processors({ cpus, cores = cpus, pin = [], seed }: RunOptions): Pick<VmConfig, 'cpus' | 'cores' | 'pins' | 'seed'> {
+  for (const [cpu, core] of pin) {
+    if (cpu >= cpus) throw new UserError(`--pin ${cpu}=${core}: there is no virtual CPU ${cpu}`, `name one from 0 to ${cpus - 1}, or give more --cpus`);
+    if (core >= cores) throw new UserError(`--pin ${cpu}=${core}: there is no core ${core}`, `name one from 0 to ${cores - 1}, or give more --cores`);
+  }
+  return { cpus, cores, pins: pin, seed };
+}
+
 export async function assemble(options: RunOptions, progress: Progress): Promise<VmConfig> {
   // What is quick to check comes first: nobody should wait for a download to hear of a slip.
   const cards = cardsOf(options.net, options.pcap);
@@ -90,6 +99,7 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     name: options.name,
     engine: options.engine,
     clock: options.clock,
+    ...processors(options),
     memory: options.memory,
     kernel: { elf: kernel.elf, setupHeader: kernel.setupHeader, name: kernelPath },
     boot: options.boot,

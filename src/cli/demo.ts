@@ -17,7 +17,7 @@ import { contentSha256 } from '../net/peer/content.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import { generateKeyPair, signGrant } from '../policy/signing.ts';
 import type { VmConfig } from '../vm/config.ts';
-import { cardsOf, FIRST_CARD_SLOT, pciAddress } from './assemble.ts';
+import { cardsOf, FIRST_CARD_SLOT, pciAddress, processors } from './assemble.ts';
 import { action } from './command.ts';
 import { type DemoResult, judge, summary } from './demo-report.ts';
 import { DemoTranscript } from './demo-transcript.ts';
@@ -42,7 +42,7 @@ export function addDemoCommand(program: Command): void {
     .option('--sha256 <digest>', 'expected digest of --url')
     .option('--verbose', 'show the guest\'s console on standard error')
     .addHelpText('after', '\nExamples:\n  portcullis demo\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n');
-  addRunOptions(demo, ['memory', 'net', 'pcap', 'engine', 'clock', 'timeout', 'events', 'log']);
+  addRunOptions(demo, ['memory', 'cpus', 'cores', 'pin', 'net', 'pcap', 'engine', 'clock', 'seed', 'timeout', 'events', 'log']);
   action(demo, async ({ json, progress }, flags: DemoFlags) => {
     const mebibytes = Number(flags.download);
     if (!(mebibytes > 0 && mebibytes <= 4096)) throw new UserError(`--download ${flags.download}: expected MiB from 1 to 4096`);
@@ -105,7 +105,7 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
     module('e1000e', ungranted.image), module(PROBE_NAME, buildProbeModule(kernel.modules)),
   ]);
   const config: VmConfig = {
-    name: VM_NAME, engine: options.engine, clock: options.clock, memory: options.memory,
+    name: VM_NAME, engine: options.engine, clock: options.clock, ...processors(options), memory: options.memory,
     kernel: { elf: image.elf, setupHeader: image.setupHeader, name: kernel.image },
     initramfs, commandLine: DEMO_COMMAND_LINE,
     modules: [{ image: guarded.image, manifest: guarded.manifest, grants: [grant] }, { image: ungranted.image, manifest: ungranted.manifest, grants: [] }],

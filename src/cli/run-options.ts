@@ -23,6 +23,14 @@ const memory = z.union([z.int(), z.string()]).transform((value, context) => {
   return Math.ceil(bytes / (2 << 20)) * (2 << 20);
 });
 const count = (least: number, most: number) => z.coerce.number().int().min(least).max(most);
+/** "0=1,2=0": virtual CPU to core. */
+const pins = z.string().transform((text, context) => {
+  const pairs = text.split(',').map((pair) => /^(\d{1,2})=(\d{1,2})$/.exec(pair.trim()));
+  const numbers = pairs.map((match): [number, number] => [Number(match?.[1]), Number(match?.[2])]);
+  if (pairs.every((match) => match !== null) && new Set(numbers.map(([cpu]) => cpu)).size === numbers.length) return numbers;
+  context.addIssue({ code: 'custom', message: `"${text}" is not a list of CPU=CORE with each CPU once` });
+  return z.NEVER;
+});
 
 interface OptionRow { flags: string; group: 'guest' | 'guard' | 'devices' | 'run'; text: string; schema: z.ZodType }
 
@@ -36,6 +44,9 @@ export const RUN_OPTIONS = {
   put: { flags: '--put <guest=host...>', group: 'guest', text: 'put a file into the built initramfs, e.g. lib/modules/x.ko=./x.ko', schema: list.default([]) },
   start: { flags: '--start <script>', group: 'guest', text: 'shell script that the built initramfs runs instead of a shell', schema: z.string().optional() },
   memory: { flags: '--memory <size>', group: 'guest', text: 'guest memory, 16M to 3G; default: 256M', schema: memory.default(256 << 20) },
+  cpus: { flags: '--cpus <number>', group: 'guest', text: 'virtual CPUs, 1 to 16; default: 1', schema: count(1, 16).default(1) },
+  cores: { flags: '--cores <number>', group: 'guest', text: 'cores that they take turns on, 1 to 16; default: one each', schema: count(1, 16).optional() },
+  pin: { flags: '--pin <cpu=core,..>', group: 'guest', text: 'keep virtual CPUs on cores; the others move to where there is less to do', schema: pins.optional() },
   module: { flags: '--module <file...>', group: 'guard', text: 'guarded module (with FILE.manifest.json beside it) to register', schema: list.default([]) },
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
@@ -45,6 +56,7 @@ export const RUN_OPTIONS = {
   debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port, e.g. 0xf4: writing N to it ends the run with exit code N', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
   engine: { flags: '--engine <name>', group: 'run', text: 'what executes the guest: soft', schema: z.enum(['soft']).default('soft') },
   clock: { flags: '--clock <kind>', group: 'run', text: 'host, or instructions (deterministic: same run, same result); default: host', schema: z.enum(['host', 'instructions']).default('host') },
+  seed: { flags: '--seed <number>', group: 'run', text: 'draw the lengths of CPUs\' turns; with --clock instructions a run repeats exactly', schema: count(0, 2 ** 32 - 1).optional() },
   timeout: { flags: '--timeout <seconds>', group: 'run', text: 'end the run after this time (exit code 36)', schema: count(1, 1_000_000).optional() },
   events: { flags: '--events <where>', group: 'run', text: 'audit events as NDJSON to a path, - (standard output) or fd:N', schema: z.string().optional() },
   log: { flags: '--log <level>', group: 'run', text: 'trace, debug, info, warn or error; default: warn', schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn') },

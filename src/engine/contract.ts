@@ -134,7 +134,7 @@ export interface PendingEvent {
  *  - fetch: the next instruction lies in a page that may not be executed in this view. RIP is that address; nothing has been executed.
  *  - window: `requestInterruptWindow` was asked and the CPU can now take an interrupt.
  *  - eoi-free, apic etc. do not exist: the engines have no interrupt controller.
- *  - budget: the time `until` was reached, or `kick` was called.
+ *  - budget: the time `until` was reached, `kick` was called, or PAUSE was executed in a run that `yields`.
  *  - shutdown: triple fault.
  *  - debug: the engine cannot go on (its own limit, described in `reason`); the virtual machine must stop.
  */
@@ -159,8 +159,8 @@ export interface Cpu {
   readonly privilegeLevel: number;
   readonly view: View;
 
-  /** Executes until the engine's clock reaches `until` (ns) or something else ends it. */
-  run(until: number): Exit;
+  /** Executes until the engine's clock reaches `until` (ns) or something else ends it; with `yields`, a PAUSE does: others wait for this thread. */
+  run(until: number, yields?: boolean): Exit;
   /** Makes a running or the next `run` return 'budget' soon. From any thread. */
   kick(): void;
 

@@ -80,6 +80,8 @@ export class Monitor {
   private readonly registrationOf = new Map<Instance, Registration>();
   private instances: Instance[] = [];
   private serial = 0;
+  /** Quarantined by the exit in hand: other CPUs may still be inside. */
+  private quarantined: Instance | undefined;
   private readonly refusalCounts = new Map<RefusalReason, number>();
   private readonly violationCounts = new Map<ViolationReason, number>();
   private readonly refusalDetails = new Map<RefusalReason, string>();
@@ -99,6 +101,12 @@ export class Monitor {
 
   /** Decides on an exit of `cpu`. Called between two `run`s of that CPU, on the thread that runs all CPUs. */
   handle(cpu: Cpu, exit: Exit): Verdict {
+    const verdict = this.decide(cpu, exit);
+    if (this.quarantined !== undefined) this.evictAll();
+    return verdict;
+  }
+
+  private decide(cpu: Cpu, exit: Exit): Verdict {
     switch (exit.kind) {
       case 'io': return exit.write && exit.port === GATE_PORT ? this.gate(cpu, exit.address) : 'not-mine';
       case 'fetch': return this.fetch(cpu, exit.address);
@@ -106,6 +114,12 @@ export class Monitor {
       case 'mmio': return exit.write && exit.gpa < this.engine.memory.size ? this.ramWrite(cpu, exit.gpa, exit.size, exit.value) : 'not-mine';
       case 'halt': case 'mwait': case 'msr': case 'window': case 'budget': case 'shutdown': case 'debug': return 'not-mine';
     }
+  }
+
+  /** INIT: the CPU is about to lose its registers wherever it is, also inside a module. What it had begun there never ends. */
+  reset(cpu: Cpu): void {
+    const inside = this.border.inside[cpu.index];
+    if (inside !== null) this.border.evict(cpu, inside);
   }
 
   /** The instance whose view `cpu` is in, for questions of the machine ("who asks?"); undefined outside. */
@@ -434,8 +448,16 @@ export class Monitor {
     if (policy === 'log' || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
     this.detach(instance);
     instance.state = 'quarantined';
+    this.quarantined = instance;
     this.emit({ event: 'module.quarantined', ...about, reason });
     return policy === 'stop' ? { stop: `${instance.module}: ${VIOLATIONS[reason]} (${detail})` } : 'handled';
+  }
+
+  /** The other CPUs that are inside a quarantined instance leave it at once, each as if the kernel's call had failed. None of them is running. */
+  private evictAll(): void {
+    const instance = this.quarantined as Instance;
+    this.quarantined = undefined;
+    for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.abandon(cpu, instance);
   }
 
   /** True if an entry was ended and the CPU is back in the kernel. */
@@ -455,7 +477,7 @@ export class Monitor {
 
   /** P12: nothing of the instance is left. */
   private endInstance(instance: Instance, reason: EndReason): void {
-    for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.border.evict(cpu, instance);
+    for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.border.abandon(cpu, instance);
     this.border.frames.dropInstance(instance.instance);
     this.detach(instance);
     instance.end();

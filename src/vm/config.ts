@@ -33,6 +33,14 @@ export interface VmConfig {
   name: string;
   engine: 'soft';
   clock: ClockKind;
+  /** Virtual CPUs, 1 to 16; default 1. */
+  cpus?: number;
+  /** Cores that they take turns on; default as many. */
+  cores?: number;
+  /** Virtual CPUs kept on a core: [CPU, core]. The others move. */
+  pins?: readonly (readonly [number, number])[];
+  /** Draws the lengths of turns; with the deterministic clock a run repeats exactly. All are alike without it. */
+  seed?: number;
   /** Bytes. */
   memory: number;
   kernel: { elf: Uint8Array; setupHeader?: Uint8Array; name: string };
@@ -68,11 +76,24 @@ export interface CardReport {
   statistics: Record<string, number>;
 }
 
+export interface CpuReport {
+  cpu: number;
+  /** Where it is, or was last. */
+  core: number;
+  instructions: number;
+  /** Times that it halted. */
+  halts: number;
+  /** Exits that the monitor answered. */
+  crossings: number;
+}
+
 /** What is known of a machine, at any time and at its end. */
 export interface VmReport {
   /** Guest time, seconds. */
   seconds: number;
+  /** Of all virtual CPUs. */
   instructions: number;
+  cpus: CpuReport[];
   crossings: Record<string, number>;
   /** Call-outs by symbol, most frequent first. */
   callOuts: { module: string; symbol: string; count: number }[];
@@ -99,6 +120,7 @@ export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' };
 /** The stream of `--events`: the monitor's audit events, and the machine's own. */
 export type VmEvent =
   | AuditEvent
-  | { event: 'vm.started'; time: number; name: string; engine: string; memory: number }
+  | { event: 'vm.started'; time: number; name: string; engine: string; memory: number; cpus: number; cores: number }
+  | { event: 'cpu.moved'; time: number; cpu: number; from: number; to: number }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
   | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port'; address: string; rip: string; interrupted?: string; count: number };

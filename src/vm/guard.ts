@@ -21,6 +21,8 @@ import type { VmPorts } from './vm.ts';
 
 export interface Guard {
   handle(cpu: Cpu, exit: Exit): Verdict;
+  /** The CPU is about to be reset by INIT: it leaves the module that it may be in. */
+  reset(cpu: Cpu): void;
   /** True if the port belongs to a withheld device that this CPU may not reach now. Counted and logged. */
   portRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'io' }>): boolean;
   /** Records a refused access to a withheld window. */
@@ -74,6 +76,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
 
   return {
     handle: (cpu, exit) => monitor.handle(cpu, exit),
+    reset: (cpu) => monitor.reset(cpu),
     portRefused(cpu, exit) {
       if (privileges.portAllowed(cpu, exit.port)) return false;
       refuse(cpu, 'port', exit.port, exit.write);

@@ -8,6 +8,7 @@ import { Guest } from './guest.ts';
 import { identityTests } from './identity.ts';
 import { modeTests } from './modes.ts';
 import { pagingTests } from './paging.ts';
+import { smpTests } from './smp.ts';
 import { systemTests } from './system.ts';
 import { viewTests } from './views.ts';
 
@@ -31,5 +32,6 @@ export function conformance(name: string, createEngine: CreateEngine): void {
     describe('events', () => { eventTests(boot); });
     describe('devices', () => { deviceTests(boot); });
     describe('views', () => { viewTests(boot); });
+    describe('several CPUs', () => { smpTests(boot); });
   });
 }

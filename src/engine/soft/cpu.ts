@@ -5,17 +5,19 @@ import { REG, REGISTER_COUNT } from '../contract.ts';
 import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
-  BUDGET, COUNT, CPL, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS,
-  FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, REPLAY, REPLAY_COUNT,
+  BUDGET, COUNT, CPL, EVENT_DROP, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EVENT_VIEWS, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS,
+  FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, PAUSE_EXITS, REPLAY, REPLAY_COUNT,
   REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW, SHADOW_COUNT, TIME_OFFSET, TRAPS,
 } from './core/layout.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
-import { type Space, setEvents } from './space.ts';
+import { keepEvents, type Space, setEvents } from './space.ts';
 import { SystemState } from './system.ts';
 import type { SoftView } from './views.ts';
 
 /** Instructions between looks at the host clock; also how often V8 gets the chance to replace the loop by its optimised code. */
 const SLICE = 100_000;
+/** Fewer are not worth the look. */
+const LEAST_SLICE = 500;
 const WORD = 2 ** 32;
 const IF = 0x200;
 /** Bytes of the XSAVE standard form: legacy area and header. */
@@ -77,13 +79,15 @@ export class SoftCpu implements Cpu {
 
   // ---- Running ---------------------------------------------------------------------------------------------------------------
 
-  run(until: number): Exit {
+  run(until: number, yields = false): Exit {
+    this.put(PAUSE_EXITS, yields ? 1 : 0);
     return this.clock.kind === 'instructions' ? this.runCounted(until) : this.runTimed(until);
   }
 
   private runTimed(until: number): Exit {
-    while (this.clock.now() < until) {
-      const code = this.slice(SLICE);
+    for (let left = until - this.clock.now(); left > 0; left = until - this.clock.now()) {
+      // A short run must not take the time of a long one: other CPUs or a timer wait for its end.
+      const code = this.slice(Math.min(SLICE, Math.max(LEAST_SLICE, Math.ceil(left / NS_PER_INSTRUCTION))));
       if (code !== EXIT_BUDGET) return this.exit(code);
     }
     return this.exits.budget;
@@ -232,6 +236,7 @@ export class SoftCpu implements Cpu {
 
   reset(kind: 'power-up' | 'init'): void {
     this.system.reset(kind);
+    keepEvents(this.space, this.block, EVENT_DROP | EVENT_KICK | EVENT_VIEWS); // what waited to be delivered is gone
     if (kind === 'power-up') this.core.initVector();
     this.core.systemChanged();
   }

@@ -6,7 +6,7 @@
 import type { Exit, PendingEvent } from '../contract.ts';
 import {
   EVENT_TYPE_EXCEPTION, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_SOFTWARE, EXIT_ADDRESS, EXIT_CODE, EXIT_EVENT, EXIT_EXTENSIONS,
-  EXIT_FETCH, EXIT_GPA, EXIT_HALT, EXIT_IO, EXIT_KICK, EXIT_LINEAR, EXIT_MMIO, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_SHUTDOWN, EXIT_SIZE,
+  EXIT_FETCH, EXIT_GPA, EXIT_HALT, EXIT_IO, EXIT_KICK, EXIT_LINEAR, EXIT_MMIO, EXIT_MSR, EXIT_MWAIT, EXIT_PAUSE, EXIT_PORT, EXIT_SHUTDOWN, EXIT_SIZE,
   EXIT_TYPE, EXIT_VALUE, EXIT_VECTOR, EXIT_WINDOW, EXIT_WRITE, NO_CODE,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
@@ -88,7 +88,7 @@ export class Exits {
         this.fetch.address = this.double(EXIT_ADDRESS);
         return this.fetch;
       case EXIT_WINDOW: return this.window;
-      case EXIT_KICK: return this.budget;
+      case EXIT_KICK: case EXIT_PAUSE: return this.budget;
       case EXIT_SHUTDOWN: return this.shutdown;
       default: return { kind: 'debug', reason: `unknown exit code ${code}` };
     }

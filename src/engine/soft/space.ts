@@ -108,6 +108,11 @@ export function setEvents(space: Space, block: number, bits: number): void {
   Atomics.or(space.words, (block + EVENTS) >>> 2, bits);
 }
 
+/** Clears all event bits of a CPU but these. */
+export function keepEvents(space: Space, block: number, bits: number): void {
+  Atomics.and(space.words, (block + EVENTS) >>> 2, bits);
+}
+
 /** Tells all CPUs that the page of linear memory at `page` was written, if any has decoded code of it. */
 export function pageWritten(space: Space, page: number): void {
   const frame = space.frames + page / PAGE_SIZE;

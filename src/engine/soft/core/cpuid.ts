@@ -107,7 +107,7 @@ export function cpuid(leaf: u32, subleaf: u32): void {
       answer(MAX_LEAF, word(0x47656e75), word(0x6e74656c), word(0x696e6549));
       break;
     case 1:
-      answer(SIGNATURE, (index << 24) | (count << 16) | (8 << 8), FEATURES_1C | (load<u64>(cpu, CR4) & (1 << 18) ? 1 << 27 : 0), FEATURES_1D
+      answer(SIGNATURE, (index << 24) | (1 << (16 + roundedLog(count))) | (8 << 8), FEATURES_1C | (load<u64>(cpu, CR4) & (1 << 18) ? 1 << 27 : 0), FEATURES_1D
         | (count > 1 ? 1 << 28 : 0));
       break;
     case 2: // no descriptors: see leaf 4

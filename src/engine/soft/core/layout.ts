@@ -25,6 +25,7 @@ export const RUN_END = 0x138; // u64, COUNT + BUDGET as run() began: instruction
 export const CODE_AREA = 0x140; // u32, address of this CPU's area for decoded code, set by the host before the first run()
 export const CODE_AREA_SIZE = 0x144; // u32, bytes; at least 1 MiB
 export const CODE_POOL = 0x148; // u32, next free byte of the record pool
+export const PAUSE_EXITS = 0x14c; // u32, set by the host: PAUSE ends run()
 export const STAT_BLOCKS = 0x150; // u32, blocks decoded, and likewise below
 export const STAT_RECORDS = 0x154;
 export const STAT_PAGE_DROPS = 0x158; // pages of decoded code dropped by writes
@@ -147,6 +148,7 @@ export const EXIT_EVENT = 7;
 export const EXIT_FETCH = 8;
 export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
+export const EXIT_PAUSE = 11; // PAUSE, and PAUSE_EXITS is set
 export const EXIT_KICK = 12;
 
 export const SHADOW_INTERRUPTS = 1; // STI

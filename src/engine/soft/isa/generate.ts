@@ -228,7 +228,7 @@ import {
   FLAGS_SUB, keepZeroSetCarry, logicFlags, OF, overflow, parity, setSomeArith } from '../flags';
 import { badCall, execBranch } from '../branch';
 import { execInteger, productOverflows } from '../integer';
-import { BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, GPR, PAGE_BASE, RIP, RUN_END } from '../layout';
+import { BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END } from '../layout';
 import { isCanonical } from '../paging';
 import { rd16, rd32, rd64, rd8, rmw16, rmw32, rmw64, rmw8, wr16, wr32, wr64, wr8 } from '../memory';
 import { countUndefined } from '../statistics';

@@ -298,9 +298,12 @@ export function fastHandler(row: Instruction, size: Size, memory: boolean): Hand
     case 'CWD':
       return size === 8 ? next('CQO', 'store<i64>(c, load<i64>(c, GPR) >> 63, GPR + 16);')
         : size === 4 ? next('CDQ', 'store<u64>(c, <u64><u32>(load<i32>(c, GPR) >> 31), GPR + 16);') : undefined;
-    case 'NOP':
+    case 'NOP': return next('NOP', '');
     case 'PAUSE':
-      return next('NOP', '');
+      // The rest of the block was charged and will be charged again.
+      return { name: 'PAUSE', kind: 'jump', only64: false, body: `if (load<u32>(c, PAUSE_EXITS) == 0) { op += RECORD_SIZE; continue; }
+        store<i64>(c, load<i64>(c, BUDGET) + <i64>load<u8>(op, OP_LEFT) - 1, BUDGET);
+        return stop(nextRip(op), EXIT_PAUSE);` };
     default: return size === 8 ? stack(row, memory) ?? branch(row, memory) : undefined;
   }
 }

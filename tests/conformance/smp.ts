@@ -1,0 +1,240 @@
+/**
+ * Several CPUs: what each may see of the others' memory accesses (Intel SDM vol. 3, 9.2: x86 lets a load pass an older store to another
+ * place, and nothing else), locked operations, topology, INIT, and the wait that gives way.
+ */
+import { describe, expect, test } from 'vitest';
+import { CODE, code, DATA, Guest, HANDLER_PORT, STACK } from './guest.ts';
+import type { Boot } from './suite.ts';
+import { runTogether } from './together.ts';
+
+const ROUNDS = 1500;
+/** One cell a round and variable, a cache line apart; results of 8 bytes a round and CPU. */
+const LINE = 64;
+const X = 0x40_0000;
+const Y = 0x60_0000;
+const RESULTS = 0x80_0000;
+const RESULTS_SIZE = 0x1_0000;
+const BARRIER = DATA;
+const COUNTER = DATA + 0x200;
+
+/** A jump to the next instruction: an engine may switch CPUs there. */
+const STEP = 'eb 00';
+const STORE_X = 'c7 03 01 00 00 00'; // movl $1,(%rbx)
+const STORE_Y = 'c7 01 01 00 00 00'; // movl $1,(%rcx)
+const XCHG_X = 'be 01 00 00 00 87 33'; // mov $1,%esi; xchg %esi,(%rbx)
+const XCHG_Y = 'be 01 00 00 00 87 31'; // mov $1,%esi; xchg %esi,(%rcx)
+const LOAD_X = '8b 03'; // mov (%rbx),%eax
+const LOAD_Y = '8b 01'; // mov (%rcx),%eax
+const THEN_LOAD_X = '8b 13'; // mov (%rbx),%edx
+const THEN_LOAD_Y = '8b 11'; // mov (%rcx),%edx
+const MFENCE = '0f ae f0';
+const LOCKED = 'f0 83 04 24 00'; // lock addl $0,(%rsp)
+
+const hex = (value: number, bytes: number) => Array.from({ length: bytes }, (_, i) => ((value >> (8 * i)) & 0xff).toString(16).padStart(2, '0')).join(' ');
+
+/** The CPUs of a fresh engine, each with its own code and stack. */
+function cpus(boot: Boot, count: number): Guest[] {
+  const first = boot({ cpus: count });
+  return Array.from({ length: count }, (_, index) => {
+    const guest = index === 0 ? first : new Guest(first.engine, index).longMode();
+    guest.set('rip', CODE + 0x400 * index);
+    guest.set('rsp', STACK - 0x200 * index);
+    return guest;
+  });
+}
+
+/** `rounds` times the body, with a jump back. r10 counts. */
+function looped(body: string): string {
+  const length = code(body).length;
+  return `${body}\n 41 ff ca 0f 85 ${hex(-(length + 9), 4)} e6 f1`; // dec %r10d; jnz; out
+}
+
+/** How often each outcome was seen: per CPU what it loaded into EAX and then EDX, joined by "," and the CPUs by " ". */
+function litmus(boot: Boot, bodies: readonly (readonly string[])[]): Map<string, number> {
+  const guests = cpus(boot, bodies.length);
+  bodies.forEach((body, index) => {
+    const guest = guests[index] as Guest;
+    for (const [register, value] of [['rbx', X], ['rcx', Y], ['rdi', BARRIER], ['r9', RESULTS + index * RESULTS_SIZE], ['r8', bodies.length], ['r10', ROUNDS]] as const) guest.set(register, value);
+    guest.put(CODE + 0x400 * index, looped(`
+      f0 ff 07                            ; lock incl (%rdi): all have come here
+      f3 90 8b 37 44 39 c6 72 f7          ; 1: pause; mov (%rdi),%esi; cmp %r8d,%esi; jb 1b
+      31 c0 31 d2                         ; xor %eax,%eax; xor %edx,%edx
+      ${body.map((instruction) => `${instruction} ${STEP}`).join(' ')}
+      41 89 01 41 89 51 04                ; mov %eax,(%r9); mov %edx,4(%r9)
+      48 83 c3 40 48 83 c1 40 49 83 c1 08 ; add $64,%rbx; add $64,%rcx; add $8,%r9
+      41 83 c0 ${hex(bodies.length, 1)}   ; add $cpus,%r8d`));
+  });
+  runTogether(guests);
+  const [{ engine }] = guests as [Guest];
+  const word = (address: number) => engine.memory.words[address / 4] as number;
+  const seen = new Map<string, number>();
+  for (let round = 0; round < ROUNDS; round++) {
+    expect([word(X + LINE * round), word(Y + LINE * round)]).toEqual([1, 1]);
+    const outcome = bodies.map((_, index) => {
+      const at = RESULTS + index * RESULTS_SIZE + 8 * round;
+      return `${word(at)},${word(at + 4)}`;
+    }).join(' ');
+    seen.set(outcome, (seen.get(outcome) ?? 0) + 1);
+  }
+  return seen;
+}
+
+/** Nothing but these outcomes, and more than one of them: else the CPUs did not meet. */
+function only(seen: ReadonlyMap<string, number>, allowed: readonly string[]): void {
+  expect([...seen.keys()].filter((outcome) => !allowed.includes(outcome))).toEqual([]);
+  expect(seen.size).toBeGreaterThan(1);
+}
+
+function litmusTests(boot: Boot): void {
+  test('store buffering with MFENCE, LOCK or XCHG between: not both CPUs read the old values', () => {
+    for (const fence of [MFENCE, LOCKED]) {
+      const seen = litmus(boot, [[STORE_X, fence, LOAD_Y], [STORE_Y, fence, LOAD_X]]);
+      only(seen, ['0,0 1,0', '1,0 0,0', '1,0 1,0']);
+    }
+    const seen = litmus(boot, [[XCHG_X, LOAD_Y], [XCHG_Y, LOAD_X]]);
+    only(seen, ['0,0 1,0', '1,0 0,0', '1,0 1,0']);
+  });
+
+  test('store buffering without a fence: any outcome is allowed, a CPU sees its own store at once', () => {
+    const seen = litmus(boot, [[STORE_X, LOAD_Y, THEN_LOAD_X], [STORE_Y, LOAD_X, THEN_LOAD_Y]]);
+    for (const outcome of seen.keys()) expect(outcome).toMatch(/^[01],1 [01],1$/);
+    expect(seen.size).toBeGreaterThan(1);
+  });
+
+  test('message passing: who sees the flag sees the data', () => {
+    const seen = litmus(boot, [[STORE_X, STORE_Y], [LOAD_Y, THEN_LOAD_X]]);
+    only(seen, ['0,0 0,0', '0,0 0,1', '0,0 1,1']);
+  });
+
+  test('load buffering: not both CPUs read what the other stores afterwards', () => {
+    const seen = litmus(boot, [[LOAD_X, STORE_Y], [LOAD_Y, STORE_X]]);
+    only(seen, ['0,0 0,0', '0,0 1,0', '1,0 0,0']);
+  });
+
+  test('independent reads of independent writes: two readers agree on the order', () => {
+    const seen = litmus(boot, [[STORE_X], [STORE_Y], [LOAD_X, THEN_LOAD_Y], [LOAD_Y, THEN_LOAD_X]]);
+    expect(seen.size).toBeGreaterThan(4);
+    expect([...seen.keys()]).not.toContain('0,0 0,0 1,0 1,0');
+  });
+
+  test('write to read causality: what one passes on, the third sees whole', () => {
+    // The second stores what it read of X to Y; at the end of a round both are 1.
+    const seen = litmus(boot, [[STORE_X], [LOAD_X, '85 c0 74 f8', '89 01'], [LOAD_Y, THEN_LOAD_X]]); // 1: mov (%rbx),%eax; jmp +0; test; jz 1b; mov %eax,(%rcx)
+    only(seen, ['0,0 1,0 0,0', '0,0 1,0 0,1', '0,0 1,0 1,1']);
+  });
+}
+
+function lockedTests(boot: Boot): void {
+  const COUNT = 600;
+  /** Every CPU does this COUNT times with RDI at the counter. */
+  const hammer = (body: string, counter = COUNTER, count = 3) => {
+    const guests = cpus(boot, count);
+    guests.forEach((guest, index) => {
+      guest.set('rdi', counter);
+      guest.set('r10', COUNT);
+      guest.put(CODE + 0x400 * index, looped(body));
+    });
+    runTogether(guests);
+    return guests[0] as Guest;
+  };
+
+  test.each([
+    ['LOCK INC', `f0 ff 07 ${STEP}`],
+    ['LOCK XADD', `b8 01 00 00 00 ${STEP} f0 0f c1 07 ${STEP}`], // mov $1,%eax; lock xadd %eax,(%rdi)
+    ['LOCK ADC', `f8 f0 83 17 01 ${STEP}`], // clc; lock adcl $1,(%rdi)
+    ['LOCK CMPXCHG in a loop', `8b 07 ${STEP} 8d 50 01 ${STEP} f0 0f b1 17 ${STEP} 75 ef`], // 1: mov (%rdi),%eax; lea 1(%rax),%edx; lock cmpxchg %edx,(%rdi); jnz 1b
+    // 1: mov $1,%eax; xchg %eax,4(%rdi); test %eax,%eax; jz 2f; pause; jmp 1b; 2: mov (%rdi),%eax; inc %eax; mov %eax,(%rdi); movl $0,4(%rdi)
+    ['a spin lock by XCHG', `b8 01 00 00 00 87 47 04 85 c0 74 04 f3 90 eb f0 8b 07 ${STEP} ff c0 ${STEP} 89 07 ${STEP} c7 47 04 00 00 00 00 ${STEP}`],
+    // 1: lock btsl $0,4(%rdi); jnc 2f; pause; jmp 1b; 2: mov (%rdi),%eax; inc %eax; mov %eax,(%rdi); lock btrl $0,4(%rdi)
+    ['a spin lock by LOCK BTS', `f0 0f ba 6f 04 00 73 04 f3 90 eb f4 8b 07 ${STEP} ff c0 ${STEP} 89 07 ${STEP} f0 0f ba 77 04 00 ${STEP}`],
+  ])('%s by three CPUs: nothing is lost', (_, body) => {
+    expect(hammer(body).get32(COUNTER)).toBe(3 * COUNT);
+  });
+
+  test.each([['over two cache lines', 62], ['over two pages', 0xffe]])('LOCK INC of a word %s: nothing is lost', (_, offset) => {
+    const at = DATA + 0x4000 + offset;
+    expect(hammer(`f0 ff 07 ${STEP}`, at).engine.memory.bytes.subarray(at, at + 4)).toEqual(Uint8Array.of(3 * COUNT, (3 * COUNT) >> 8, 0, 0));
+  });
+
+  test('LOCK CMPXCHG16B: both halves change together', () => {
+    // 1: mov (%rdi),%rax; mov 8(%rdi),%rdx; lea 1(%rax),%rbx; lea 1(%rdx),%rcx; lock cmpxchg16b (%rdi); jnz 1b
+    const guest = hammer(`48 8b 07 ${STEP} 48 8b 57 08 ${STEP} 48 8d 58 01 48 8d 4a 01 ${STEP} f0 48 0f c7 0f ${STEP} 75 e2`);
+    expect([guest.get64(COUNTER), guest.get64(COUNTER + 8)]).toEqual([BigInt(3 * COUNT), BigInt(3 * COUNT)]);
+  });
+}
+
+export function smpTests(boot: Boot): void {
+  describe('memory order', () => { litmusTests(boot); });
+  describe('locked operations', () => { lockedTests(boot); });
+
+  test('PAUSE ends a run that yields, behind the instruction, and no other', () => {
+    const [guest] = cpus(boot, 2) as [Guest];
+    guest.put(CODE, '90 f3 90 90 90 e6 f1'); // nop; pause; nop; nop; out
+    const end = guest.engine.clock.now() + 1_000_000;
+    expect(guest.cpu.run(end, true).kind).toBe('budget');
+    expect(guest.get('rip')).toBe(BigInt(CODE + 3));
+    expect(guest.cpu.instructions).toBe(2);
+    expect(guest.engine.clock.now()).toBeLessThan(end);
+    expect(guest.cpu.run(end, true).kind).toBe('io');
+    guest.set('rip', CODE);
+    expect(guest.cpu.run(end).kind).toBe('io');
+    expect(guest.cpu.instructions).toBe(10);
+  });
+
+  test('one CPU that waits and one that works, in turns: the wait costs next to nothing', () => {
+    const [waiting, working] = cpus(boot, 2) as [Guest, Guest];
+    waiting.set('rdi', BARRIER);
+    waiting.put(CODE, 'f3 90 83 3f 00 74 f9 e6 f1'); // 1: pause; cmpl $0,(%rdi); jz 1b; out
+    working.set('rdi', BARRIER);
+    working.put(CODE + 0x400, 'b9 a0 86 01 00 ff c9 75 fc ff 07 e6 f1'); // mov $100000,%ecx; 1: dec %ecx; jnz 1b; incl (%rdi); out
+    for (let done = 0; done < 2;) {
+      done = 0;
+      for (const guest of [waiting, working]) if (guest.cpu.run(guest.engine.clock.now() + 50_000, true).kind === 'io') done += 1;
+      if (working.get32(BARRIER) === 1) break;
+    }
+    waiting.runToDone();
+    expect(working.cpu.instructions).toBeGreaterThan(200_000);
+    expect(waiting.cpu.instructions).toBeLessThan(1000);
+  });
+
+  test('INIT forgets everything that waited to be delivered', () => {
+    const [first, second] = cpus(boot, 2) as [Guest, Guest];
+    second.set('rflags', 0x202);
+    second.cpu.inject(0x40);
+    second.cpu.nmi();
+    second.cpu.requestInterruptWindow();
+    second.cpu.reset('init');
+    second.longMode();
+    second.set('rflags', 0x202);
+    second.put(CODE, '90 90 e6 f1');
+    second.runToDone();
+    second.set('rip', CODE);
+    second.cpu.nmi(); // NMIs are not held back either
+    expect(second.run()).toMatchObject({ kind: 'io', port: HANDLER_PORT });
+    expect(first.cpu.instructions).toBe(0);
+  });
+
+  test.each([1, 2, 3, 4, 6, 16])('CPUID of %s CPUs: each its own APIC ID, one package, a core each', (count) => {
+    const guests = cpus(boot, count);
+    const bits = Math.ceil(Math.log2(count));
+    guests.forEach((guest, index) => {
+      const leaf = (eax: number, ecx = 0) => {
+        guest.put(CODE + 0x400 * index, '0f a2 e6 f1');
+        guest.set('rip', CODE + 0x400 * index);
+        guest.set('rax', eax);
+        guest.set('rcx', ecx);
+        guest.runToDone();
+        return { eax: Number(guest.get('rax')), ebx: Number(guest.get('rbx')), ecx: Number(guest.get('rcx')), edx: Number(guest.get('rdx')) };
+      };
+      const basic = leaf(1);
+      expect(basic.ebx >>> 24).toBe(index);
+      expect((basic.ebx >>> 16) & 0xff).toBe(2 ** bits); // addressable IDs
+      expect((basic.edx >>> 28) & 1).toBe(count > 1 ? 1 : 0); // HTT
+      const cache = leaf(4, 2); // one L2 for each core
+      expect([(cache.eax >>> 26) + 1, ((cache.eax >>> 14) & 0xfff) + 1]).toEqual([2 ** bits, 1]);
+      expect(leaf(0xb, 0)).toEqual({ eax: 0, ebx: 1, ecx: 0x100, edx: index }); // one thread a core
+      expect(leaf(0xb, 1)).toEqual({ eax: bits, ebx: count, ecx: 0x201, edx: index });
+      expect(leaf(0xb, 2)).toEqual({ eax: 0, ebx: 0, ecx: 2, edx: index });
+    });
+  });
+}
