@@ -42,6 +42,10 @@ export interface VmConfig {
   modules: RegisteredModule[];
   /** Public keys of administrators, PEM. */
   trustedKeys: string[];
+  /** Private key of this VMM, which secrets in grants are sealed for: X25519, PEM. */
+  vmmKey?: string;
+  /** First values of the VMM's own MSRs. */
+  msrs?: { index: number; value: bigint }[];
   onViolation?: 'quarantine' | 'stop';
   cards: CardConfig[];
   debugExitPort?: number;
@@ -101,4 +105,4 @@ export type VmEvent =
   | AuditEvent
   | { event: 'vm.started'; time: number; name: string; engine: string; memory: number }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
-  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port'; address: string; rip: string; interrupted?: string; count: number };
+  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port' | 'msr'; address: string; rip: string; interrupted?: string; count: number };

@@ -279,6 +279,7 @@ export class Vm {
         cpu.registers.words[REG.rdx] = BigInt(msrWords[1]);
       }
     }
+    if (!known) known = this.guard.msrAccess(cpu, write, index);
     if (!known && !this.unknownMsrs.has(index) && this.unknownMsrs.size < 256) {
       this.unknownMsrs.add(index);
       this.log.debug(`unknown MSR 0x${index.toString(16)} ${write ? 'written' : 'read'}: #GP`);
