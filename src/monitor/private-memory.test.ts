@@ -22,7 +22,7 @@ function switchStack(guest: Guest): number {
   guest.push(CORE + T.innerAfterCall);
   const kernel = guest.rsp();
   page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(kernel), true);
-  page(guest).setBigInt64(PAGE_SIZE - 16, BigInt(STACK_TOP - 0x40), true);
+  page(guest).setBigInt64(8, BigInt(STACK_TOP - 0x40), true);
   setRegisterAddress(guest.cpu.registers, REG.rbp, 0x1234);
   guest.setRsp(END - 0x100);
   return kernel;
@@ -85,16 +85,25 @@ describe('private stacks', () => {
     expect([guest.rip(), guest.rsp(), reg(guest, REG.rdx)]).toEqual([CORE + T.fixup, END - 0x100, -14]);
   });
 
-  test('before RBP is kept, the present one counts', () => {
-    const guest = withStack();
-    const kernel = switchStack(guest);
-    guest.setRsp(END - 8);
-    page(guest).setBigInt64(PAGE_SIZE - 16, 1n, true);
-    setRegisterAddress(guest.cpu.registers, REG.rbp, STACK_TOP - 0x40);
-    guest.handle(guest.cpu.event(CORE + T.faulting, { vector: 32 }));
-    guest.setRsp(kernel);
-    guest.handle(guest.cpu.fetch(CORE + T.faulting));
-    expect([guest.inside(), guest.rsp()]).toEqual([true, END - 8]);
+  test('P5 frames counted from RBP are found by the one kept at the switch', () => {
+    for (const change of [false, true]) {
+      const guest = withStack();
+      guest.call(G.withBp);
+      guest.push(STACK_TOP - 0x40); // push %rbp
+      const frame = guest.rsp();
+      guest.setRsp(frame - 32);
+      guest.push(CORE + T.bpAfterCall);
+      const kernel = guest.rsp();
+      page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(kernel), true);
+      page(guest).setBigInt64(8, BigInt(frame), true);
+      guest.setRsp(END - 8);
+      guest.handle(guest.cpu.event(CORE + T.faulting, { vector: 32 }));
+      expect(violations(guest)).toEqual([]);
+      if (change) guest.setWord(frame + 8, CORE + T.bpAfterCall);
+      guest.setRsp(kernel);
+      guest.handle(guest.cpu.fetch(CORE + T.faulting));
+      expect(violations(guest)).toEqual(change ? ['seal-broken'] : []);
+    }
   });
 
   test('nested entries during the event, then the way back and out', () => {
@@ -169,6 +178,7 @@ describe('what an instance is told', () => {
     const guest = start('.portcullis.private.status', [new Probe('pci-device'), mwait, new Probe('unknown')]);
     expect(words(guest, STATUS.magic, STATUS.version, STATUS.held, STATUS.cpus)).toEqual([STATUS_MAGIC, STATUS_VERSION, 3, 2]);
     expect(words(guest, STATUS.usable, STATUS.usable + 4, STATUS.usable + 8)).toEqual([3, 3, 0]);
+    expect([STATUS.start, STATUS.end].map((offset) => Number(page(guest).getBigInt64(offset, true)))).toEqual([PRIVATE, END]);
     mwait.target?.setUsable('mwait', 1, false);
     mwait.target?.setUsable('mwait', 7, false);
     expect(words(guest, STATUS.usable, STATUS.usable + 4, STATUS.usable + 8)).toEqual([3, 1, 0]);

@@ -4,7 +4,7 @@
  * stack that the module came from, and that is found here.
  */
 import { joinAddress, PAGE_SIZE } from '../engine/contract.ts';
-import { STACK_SECTION } from '../policy/private-memory.ts';
+import { STACK, STACK_SECTION } from '../policy/private-memory.ts';
 import type { ImageSource } from './image.ts';
 import type { LinearRange } from './relocate.ts';
 
@@ -21,24 +21,28 @@ export interface PrivateSection {
 /** Memory of one page, by the address that the module knows it at. */
 export interface PrivatePage { readonly address: number; readonly bytes: Uint8Array }
 
-/** Words at the end of a private stack (policy/private-memory.ts). */
-const KERNEL_RSP = 8;
-const KERNEL_RBP = 16;
+interface PrivateStack {
+  readonly start: number;
+  readonly end: number;
+  readonly first: DataView;
+  readonly last: DataView;
+}
 
 export class PrivateMemory {
   /** Its pages. */
   readonly ranges: readonly LinearRange[];
   private readonly pages: ReadonlyMap<number, Uint8Array>;
-  private readonly stacks: readonly { start: number; end: number; top: DataView }[];
+  private readonly stacks: readonly PrivateStack[];
 
   constructor(private readonly image: ImageSource, private readonly bases: Float64Array, pages: readonly PrivatePage[]) {
     this.pages = new Map(pages.map(({ address, bytes }) => [address, bytes]));
     this.ranges = pages.map(({ address }) => ({ start: address, end: address + PAGE_SIZE }));
     this.stacks = image.sections.flatMap(({ name, role, size }, index) => {
-      const end = bases[index] + size;
+      const start = bases[index];
+      const end = start + size;
+      const first = this.pages.get(start);
       const last = this.pages.get(end - PAGE_SIZE);
-      if (role !== 'private' || !name.startsWith(STACK_SECTION) || !last) return [];
-      return [{ start: bases[index], end, top: new DataView(last.buffer, last.byteOffset, last.byteLength) }];
+      return role === 'private' && name.startsWith(STACK_SECTION) && first && last ? [{ start, end, first: viewOf(first), last: viewOf(last) }] : [];
     });
   }
 
@@ -78,19 +82,21 @@ export class PrivateMemory {
   kernelPointer(rsp: number): number {
     if (!this.holds(rsp)) return rsp;
     const stack = this.stackAt(rsp);
-    const kernel = stack ? wordAt(stack.top, PAGE_SIZE - KERNEL_RSP) : Number.NaN;
+    const kernel = stack ? wordAt(stack.last, PAGE_SIZE - STACK.kernelFromEnd) : Number.NaN;
     return this.holds(kernel) ? Number.NaN : kernel;
   }
 
   /** RBP at the switch to the private stack that `rsp` is on; `rbp` is the present one. */
   kernelFrame(rsp: number, rbp: number): number {
     const stack = this.stackAt(rsp);
-    return stack && rsp <= stack.end - KERNEL_RBP ? wordAt(stack.top, PAGE_SIZE - KERNEL_RBP) : rbp;
+    return stack ? wordAt(stack.first, STACK.rbp) : rbp;
   }
 
-  private stackAt(rsp: number): { end: number; top: DataView } | undefined {
-    return this.stacks.find(({ start, end }) => rsp >= start && rsp <= end - KERNEL_RSP);
+  private stackAt(rsp: number): PrivateStack | undefined {
+    return this.stacks.find(({ start, end }) => rsp >= start && rsp <= end - STACK.kernelFromEnd);
   }
 }
+
+const viewOf = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 const wordAt = (page: DataView, offset: number) => joinAddress(page.getUint32(offset, true), page.getUint32(offset + 4, true));

@@ -14,6 +14,8 @@ export class Status {
     this.section?.writeWord(STATUS.magic, STATUS_MAGIC);
     this.section?.writeWord(STATUS.version, STATUS_VERSION);
     this.section?.writeWord(STATUS.cpus, this.withheld.length);
+    this.writeAddress(STATUS.start, Math.min(...memory.ranges.map(({ start }) => start)));
+    this.writeAddress(STATUS.end, Math.max(...memory.ranges.map(({ end }) => end)));
   }
 
   /** The instance now holds privileges of these kinds. */
@@ -29,6 +31,11 @@ export class Status {
     const bit = PRIVILEGE_BITS[kind] ?? 0;
     this.withheld[cpu] = usable ? this.withheld[cpu] & ~bit : this.withheld[cpu] | bit;
     this.write(cpu);
+  }
+
+  private writeAddress(offset: number, address: number): void {
+    this.section?.writeWord(offset, address);
+    this.section?.writeWord(offset + 4, Math.floor(address / 0x1_0000_0000));
   }
 
   private write(cpu: number): void {

@@ -6,9 +6,12 @@
 /** Sections whose name starts so are private without being named in a policy. */
 export const PRIVATE_PREFIX = '.portcullis.private';
 
-/** What the VMM tells the module: {u32 magic, u32 version, u32 held, u32 cpus, then at 64: u32 usable[cpus]}. Words are little-endian. */
+/**
+ * What the VMM tells the module: {u32 magic, u32 version, u32 held, u32 cpus, u64 start, u64 end, then at 64: u32 usable[cpus]}. All of the
+ * module's private memory lies in [start, end). Words are little-endian.
+ */
 export const STATUS_SECTION = `${PRIVATE_PREFIX}.status`;
-export const STATUS = { magic: 0, version: 4, held: 8, cpus: 12, usable: 64, size: 64 + 4 * 64 } as const;
+export const STATUS = { magic: 0, version: 4, held: 8, cpus: 12, start: 16, end: 24, usable: 64, size: 64 + 4 * 64 } as const;
 /** "PORT" in memory. The guest kernel, which loads the module as well, leaves it 0. */
 export const STATUS_MAGIC = 0x54524f50;
 export const STATUS_VERSION = 1;
@@ -22,10 +25,11 @@ export const HEAP_HEADER = 16;
 export const HEAP_LIMIT = 8 << 20;
 
 /**
- * Private stacks: whole pages each. Word at end - 8: the kernel stack pointer at the switch, which points at a return address into the
- * module; at end - 16: RBP at the switch; below, what runs on it.
+ * Private stacks, whole pages each: {u32 lock, u32 reserved, u64 RBP at the switch, ..., u64 kernel stack pointer at the switch}. The latter
+ * points at the return address of the code that switched.
  */
 export const STACK_SECTION = `${PRIVATE_PREFIX}.stack`;
+export const STACK = { lock: 0, rbp: 8, kernelFromEnd: 8 } as const;
 
 /** {u32 length, u32 reserved, then the secret}: one section for each secret that a grant can provision, named by what follows. */
 export const SECRET_SECTION = `${PRIVATE_PREFIX}.secret.`;

@@ -8,6 +8,7 @@ import {
 } from 'node:crypto';
 import { UserError } from '../base/errors.ts';
 import { SECRET_LIMIT } from './private-memory.ts';
+import { type KeyPair, keyIdOf } from './signing.ts';
 
 const DOMAIN = 'portcullis-secret-1';
 const KEY_BYTES = 32;
@@ -23,12 +24,13 @@ export interface SealContext {
   name: string;
 }
 
-/** A VMM's key pair, PEM (PKCS#8 and SPKI). */
-export function generateVmmKeyPair(): { privateKey: string; publicKey: string } {
+/** A VMM's key pair. */
+export function generateVmmKeyPair(): KeyPair {
   const { publicKey, privateKey } = generateKeyPairSync('x25519');
   return {
     privateKey: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
     publicKey: publicKey.export({ type: 'spki', format: 'pem' }).toString(),
+    keyId: keyIdOf(publicKey),
   };
 }
 

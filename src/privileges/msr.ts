@@ -12,15 +12,13 @@ export const MSR = 'msr';
 
 /** Reserved for software by both vendors (Intel SDM vol. 4, 2.1: no processor will have MSRs there). */
 export const MSR_BANK = { first: 0x4000_0000, count: 256 } as const;
-const inBank = (index: number) => index >= MSR_BANK.first && index < MSR_BANK.first + MSR_BANK.count;
+/** True if `index` is one of the VMM's own. */
+export const isOwnMsr = (index: number): boolean => index >= MSR_BANK.first && index < MSR_BANK.first + MSR_BANK.count;
 
 /** The VMM's registers of one virtual machine: plain 64-bit words, zero unless the administrator sets them. */
 export class MsrBank {
   private readonly words = new BigUint64Array(MSR_BANK.count);
 
-  has(index: number): boolean {
-    return inBank(index);
-  }
   read(index: number): bigint {
     return this.words[index - MSR_BANK.first];
   }
@@ -42,7 +40,7 @@ export function msrParameters(parameters: Parameters): MsrParameters {
     new Set(
       listOf(parameters, name).map((item) => {
         const index = unsigned(item);
-        if (!inBank(index)) throw badParameter(MSR, `${name} ${JSON.stringify(item)}`, `an index from ${hex(MSR_BANK.first)} to ${hex(last)}`);
+        if (!isOwnMsr(index)) throw badParameter(MSR, `${name} ${JSON.stringify(item)}`, `an index from ${hex(MSR_BANK.first)} to ${hex(last)}`);
         return index;
       }),
     );

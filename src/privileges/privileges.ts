@@ -9,7 +9,7 @@ import type { Privilege } from '../monitor/privilege.ts';
 import type { PrivilegeGrant } from '../policy/grant.ts';
 import type { Held } from './holders.ts';
 import { IO_PORT, IoPortPrivilege, ioPortParameters } from './io-port.ts';
-import { MSR, MsrBank, MsrPrivilege, msrParameters } from './msr.ts';
+import { isOwnMsr, MSR, MsrBank, MsrPrivilege, msrParameters } from './msr.ts';
 import { PCI_DEVICE, PciDevicePrivilege, pciDeviceParameters } from './pci-device.ts';
 import type { PciDeviceParameters, PciDevicePort } from './pci-device.ts';
 import { SECRET, type SecretModule, SecretPrivilege, secretParameters } from './secret.ts';
@@ -93,7 +93,7 @@ export class PrivilegeSet {
 
   /** Reads (no `value`) or writes one of the VMM's own MSRs. undefined: there is none of that index. null: this CPU may not, now; #GP. */
   accessMsr(cpu: Cpu, index: number, value?: bigint): bigint | null | undefined {
-    if (!this.msrBank.has(index)) return undefined;
+    if (!isOwnMsr(index)) return undefined;
     const write = value !== undefined;
     if (!this.msrPrivileges.some((privilege) => privilege.allows(cpu, index, write))) return null;
     if (write) this.msrBank.write(index, value);
