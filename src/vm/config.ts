@@ -94,11 +94,22 @@ export type VmMessage =
   | { kind: 'console'; bytes: Uint8Array }
   | { kind: 'event'; event: VmEvent }
   | { kind: 'log'; record: LogRecord }
+  | { kind: 'searched'; id: number; search: MemorySearch }
   | { kind: 'ended'; outcome: Outcome; report: VmReport }
   | { kind: 'error'; message: string; fix?: string; exit?: string; defect?: string };
 
 /** From the main thread to the machine's thread. */
-export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' };
+export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' } | { kind: 'search'; id: number; needles: Uint8Array[] };
+
+/** How often each needle lies in guest memory, at any byte: as the host sees it, and as a bus-mastering device reads it. */
+export interface MemorySearch {
+  /** Bytes searched: all of guest RAM. */
+  bytes: number;
+  memory: number[];
+  /** Bytes that a device could read, out of all that it asked for. */
+  dmaBytes: number;
+  dma: number[];
+}
 
 /** The stream of `--events`: the monitor's audit events, and the machine's own. */
 export type VmEvent =

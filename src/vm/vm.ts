@@ -11,8 +11,9 @@ import { boot } from '../machine/boot/index.ts';
 import type { Lapic } from '../machine/devices/lapic/lapic.ts';
 import { GATE_PORT } from '../policy/manifest.ts';
 import { type Cards, createCards } from './cards.ts';
-import type { Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
+import type { MemorySearch, Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
 import { createGuard, type Guard } from './guard.ts';
+import { searchMemory } from './search.ts';
 
 /** What a machine needs of its thread. */
 export interface VmPorts {
@@ -111,6 +112,11 @@ export class Vm {
 
   stop(): void {
     this.end({ kind: 'stopped' });
+  }
+
+  /** For checks from outside: where bytes lie that no one in the guest should have. */
+  search(needles: readonly Uint8Array[]): MemorySearch {
+    return searchMemory(this.engine.memory, needles);
   }
 
   /** Takes frames that arrived from the main thread. */
