@@ -1,7 +1,7 @@
 /** What the guest does in the vault's demo. It reports as the main job's script does (demo-script.ts). */
 
 /** Messages that are signed for the host to check, and how many more of 4096 bytes each, to be interrupted while they are. */
-export const VAULT_MESSAGES = ['', 'a', 'The quick brown fox jumps over the lazy dog'] as const;
+export const VAULT_MESSAGES = ['a', 'The quick brown fox jumps over the lazy dog', 'What do ya want for nothing?'] as const;
 export const VAULT_LONG_MESSAGE = 'v'.repeat(4096);
 const ROUNDS = 40;
 
@@ -50,10 +50,10 @@ ${before}
 say stage load
 insmod /lib/modules/vault.ko && say value loaded yes
 TEXT=$(cat /sys/module/vault/sections/.text)
-echo $TEXT,$((TEXT + ${text})) > $S/text
+printf '%s,0x%x' $TEXT $((TEXT + ${text})) > $S/text
 say stage sign
 exec 3<>/dev/vault
-${VAULT_MESSAGES.map((message) => `printf '%s' '${message}' | dd bs=4096 count=1 2>/dev/null >&3; ${message === '' ? "printf '' >&3; say value signature none" : 'say value signature $(signed)'}`).join('\n')}
+${VAULT_MESSAGES.map((message) => `printf '%s' '${message}' >&3; say value signature $(signed)`).join('\n')}
 head -c 4096 /dev/zero | tr '\\0' v > /tmp/long
 round=0
 while [ $round -lt ${ROUNDS} ]; do

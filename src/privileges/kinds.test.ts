@@ -78,7 +78,7 @@ describe('secret', () => {
 });
 
 describe('msr', () => {
-  const grant: PrivilegeGrant = { kind: 'msr', parameters: { read: ['0x40000000', 0x4000_0001], write: '0x40000001' } };
+  const grant: PrivilegeGrant = { kind: 'msr', parameters: { read: ['0x40000000', '1073741825'], write: '0x40000001' } };
 
   test('P1 it can be read and written as granted in the module view, and does not exist elsewhere', () => {
     const { guest, set } = guestWith([grant], {}, { msrs: [{ index: 0x4000_0000, value: 0x1234_5678_9abc_def0n }] });
