@@ -9,6 +9,8 @@ import { readKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { parseNet } from '../net/index.ts';
 import { parseJson, parseManifest } from '../policy/schema.ts';
+import { checkVmmKey } from '../policy/seal.ts';
+import { isOwnMsr } from '../privileges/msr.ts';
 import { CARD_MODELS, type CardConfig, type RegisteredModule, type VmConfig } from '../vm/config.ts';
 import { LIMITS, readInput } from './command.ts';
 import { manifestPath } from './link.ts';
@@ -40,6 +42,21 @@ function parseCard(text: string): Pick<CardConfig, 'model' | 'net'> {
   const model = CARD_MODELS.find((name) => name === match[2]);
   if (model === undefined) throw new UserError(`--net ${text}: there is no card model "${match[2]}"`, `use one of ${CARD_MODELS.join(', ')}`);
   return { model, net: parseNet(match[1]) };
+}
+
+function vmmKeyOf(path: string): string {
+  const pem = readInput(path, LIMITS.key, 'key').toString('utf8');
+  checkVmmKey(pem);
+  return pem;
+}
+
+/** `INDEX=VALUE`, hexadecimal with 0x or decimal. */
+function parseMsr(text: string): { index: number; value: bigint } {
+  const match = /^(0x[0-9a-f]{1,8}|\d{1,10})=(0x[0-9a-f]{1,16}|\d{1,20})$/i.exec(text);
+  const index = match ? Number(match[1]) : Number.NaN;
+  const value = match ? BigInt(match[2]) : 0n;
+  if (!isOwnMsr(index) || value >= 2n ** 64n) throw new UserError(`--msr ${text}: expected INDEX=VALUE`, 'an index from 0x40000000 to 0x400000ff, e.g. 0x40000000=0x1234');
+  return { index, value };
 }
 
 function registeredModules(options: RunOptions): RegisteredModule[] {
@@ -86,6 +103,8 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
   const cards = cardsOf(options.net, options.pcap);
   const modules = registeredModules(options);
   const trustedKeys = options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8'));
+  const vmmKey = options.vmmKey === undefined ? undefined : vmmKeyOf(options.vmmKey);
+  const msrs = options.msr.map(parseMsr);
   const entries = fileEntries(options);
   const own = options.initramfs === undefined ? undefined : readInput(options.initramfs, Math.min(LIMITS.initramfs, options.memory), 'initramfs in so much guest memory');
   if (cards.some(({ net }) => net.kind === 'user')) await fetchPasst(progress);
@@ -107,6 +126,8 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     commandLine: options.commandLine ?? [...(linux ? [DEFAULT_COMMAND_LINE] : []), ...(options.initramfs === undefined && linux ? windowSize() : []), options.append].join(' ').trim(),
     modules,
     trustedKeys,
+    vmmKey,
+    msrs,
     onViolation: options.onViolation,
     cards,
     debugExitPort: options.debugExit,

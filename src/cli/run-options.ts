@@ -50,6 +50,8 @@ export const RUN_OPTIONS = {
   module: { flags: '--module <file...>', group: 'guard', text: 'guarded module (with FILE.manifest.json beside it) to register', schema: list.default([]) },
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
+  vmmKey: { flags: '--vmm-key <file>', group: 'guard', text: 'private key of this VMM, to open secrets in grants (keygen --vmm)', schema: z.string().optional() },
+  msr: { flags: '--msr <index=value...>', group: 'guard', text: 'first value of an MSR of the VMM\'s own, 0x40000000 to 0x400000ff', schema: list.default([]) },
   onViolation: { flags: '--on-violation <what>', group: 'guard', text: 'stricter than the grant says: quarantine or stop', schema: z.enum(['quarantine', 'stop']).optional() },
   net: { flags: '--net <backend...>', group: 'devices', text: 'a network card each, the first at 0000:00:03.0; see Networks below', schema: list.default([]) },
   pcap: { flags: '--pcap <file...>', group: 'devices', text: 'capture of each card\'s frames, in the order of --net', schema: list.default([]) },

@@ -8,6 +8,7 @@ import { R, STT } from '../elf/constants.ts';
 import { type ElfObject, type ElfSymbol, FunctionIndex, type Relocation, type Section } from '../elf/object.ts';
 import type { LinkPolicy } from '../policy/link-policy.ts';
 import { GATE_SECTION } from '../policy/manifest.ts';
+import { HEAP_HEADER, HEAP_SECTION } from '../policy/private-memory.ts';
 import { applyAlternatives } from './alternatives.ts';
 import { classify, type Decision, describeSite, fieldWidth, type OwnFunction } from './classify.ts';
 import { frozenCode } from './frozen.ts';
@@ -187,6 +188,10 @@ function applyPolicy(object: ElfObject, policy: LinkPolicy, analysis: Analysis):
   const privateNames = new Set(policy.private);
   for (const name of privateNames)
     if (!object.section(name)) problems.add(`the policy's private sections name ${name}, which the module does not have`);
+  const heap = object.section(HEAP_SECTION);
+  if (policy.heap !== undefined && !heap)
+    problems.add(`the policy sets a heap of ${policy.heap} bytes, but the module has no section ${HEAP_SECTION}: it declares no PORTCULLIS_HEAP`);
+  if (heap && heap.data.length < HEAP_HEADER) problems.add(`section ${HEAP_SECTION} does not begin with the header of a heap`);
   for (const section of object.sections) {
     if (!isPrivate(section, privateNames)) continue;
     const obstacle = privateObstacle(section);

@@ -199,6 +199,25 @@ describe('the output', () => {
 });
 
 describe('private sections', () => {
+  test('a heap gets the size that the policy says, and is told it', () => {
+    const heapOf = (policy: LinkPolicy) => {
+      const tiny = new TinyModule();
+      tiny.add('.portcullis.private.heap', FLAGS.data, Uint8Array.from({ length: 24 }, (_, index) => (index === 0 ? 24 : index)));
+      return link(tiny, policy).object.section('.portcullis.private.heap')!.data;
+    };
+    for (const [heap, size] of [[undefined, 4096], [1, 4096], [4097, 8192], [1 << 20, 1 << 20]] as const) {
+      const data = heapOf({ heap });
+      expect(data.length).toBe(size);
+      expect(new DataView(data.buffer, data.byteOffset).getBigUint64(0, true)).toBe(BigInt(size));
+      expect(data[23]).toBe(23);
+      expect(data.subarray(24).every((byte) => byte === 0)).toBe(true);
+    }
+    expect(refusal(new TinyModule(), { heap: 4096 })).toContain('declares no PORTCULLIS_HEAP');
+    const empty = new TinyModule();
+    empty.bss('.portcullis.private.heap', 4096);
+    expect(refusal(empty)).toContain('does not begin with the header of a heap');
+  });
+
   test('are aligned and filled to whole pages, by policy or by name', () => {
     const tiny = new TinyModule();
     tiny.add('.data.secret', FLAGS.data, new Uint8Array([1, 2, 3]));

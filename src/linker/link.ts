@@ -12,6 +12,7 @@ import { SHT } from '../elf/constants.ts';
 import { writeObject } from '../elf/write.ts';
 import type { LinkPolicy } from '../policy/link-policy.ts';
 import { GATE_PORT, type Gate, type Manifest, type ManifestSection } from '../policy/manifest.ts';
+import { HEAP_SECTION } from '../policy/private-memory.ts';
 import { type Analysis, analyse, type Edit } from './analyse.ts';
 import { addGates, type GateTable } from './gates.ts';
 import { isInit, roleOf } from './section-rules.ts';
@@ -55,7 +56,10 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
 
   const thunks = addThunks(object, analysis.registers);
   const table = addGates(object, analysis.entries, analysis.calls);
-  for (const section of analysis.privateSections) padToPages(section);
+  for (const section of analysis.privateSections) {
+    padToPages(section, section.name === HEAP_SECTION ? policy.heap : undefined);
+    if (section.name === HEAP_SECTION) writeHeapSize(section);
+  }
   const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, table)).map(({ relocation }) => relocation));
   for (const section of object.sections) section.relocations = section.relocations.filter((relocation) => !spent.has(relocation));
   dropUnusedSymbols(object);
@@ -107,9 +111,9 @@ function apply({ section, relocation, decision }: Edit, thunks: ReadonlyMap<stri
   }
 }
 
-/** Private sections fill whole pages, so that no page is shared with what the guest may reach. */
-function padToPages(section: Section): void {
-  const size = Math.max(1, Math.ceil(section.size / PAGE_SIZE)) * PAGE_SIZE;
+/** Private sections fill whole pages, so that no page is shared with what the guest may reach. `least`: bytes that it shall have. */
+function padToPages(section: Section, least = 1): void {
+  const size = Math.ceil(Math.max(1, least, section.size) / PAGE_SIZE) * PAGE_SIZE;
   section.alignment = Math.max(section.alignment, PAGE_SIZE);
   if (section.type === SHT.nobits) section.reserved = size;
   else {
@@ -117,6 +121,11 @@ function padToPages(section: Section): void {
     data.set(section.data);
     section.data = data;
   }
+}
+
+/** The heap begins with its size (modules/portcullis.h), which only the linker knows. */
+function writeHeapSize({ data }: Section): void {
+  new DataView(data.buffer, data.byteOffset, data.byteLength).setBigUint64(0, BigInt(data.length), true);
 }
 
 /** The kernel resolves every undefined symbol of the table, used or not; those that only dropped lists used go. */

@@ -6,11 +6,10 @@
 import type { Section } from '../elf/object.ts';
 import type { SectionRole } from '../policy/manifest.ts';
 import { GATE_SECTION } from '../policy/manifest.ts';
+import { PRIVATE_PREFIX } from '../policy/private-memory.ts';
 
 /** Holds the module's own `jmp *REG` thunks. */
 export const THUNK_SECTION = '.text.thunks';
-/** Sections whose name starts so are private without being named in a policy. */
-export const PRIVATE_PREFIX = '.portcullis.private';
 export const THIS_MODULE_SECTION = '.gnu.linkonce.this_module';
 
 /** Removed with their relocations: the kernel would rewrite module text from these lists, and granted text must not change. */

@@ -106,7 +106,8 @@ export class Border {
     const { stack, frames } = this;
     const rsp = registerAddress(registers, REG.rsp);
     stack.begin(cpu);
-    const slot = stack.locate(rsp);
+    // From a private stack there is no way out: the kernel would find another memory there.
+    const slot = instance.private.holds(rsp) ? -1 : stack.locate(rsp);
     if (slot < 0) return 'bad-stack';
     const back = stack.load(slot);
     if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN) return 'return-address';
@@ -151,23 +152,26 @@ export class Border {
 
   /**
    * An event leaves the module: registers saved and scrubbed (P6), privileges lowered. The caller delivers the event, also when a rule
-   * is broken; then there is no frame and no way back.
+   * is broken; then there is no frame and no way back. Code on a private stack leaves from the kernel stack that it came from.
    */
   eventOut(cpu: Cpu, instance: Instance, event: PendingEvent): ViolationReason | null {
     const { registers } = cpu;
     const { stack, frames } = this;
-    const rsp = registerAddress(registers, REG.rsp);
+    const pointer = registerAddress(registers, REG.rsp);
+    const rsp = instance.private.kernelPointer(pointer);
+    const rbp = instance.private.kernelFrame(pointer, registerAddress(registers, REG.rbp));
     const rip = registerAddress(registers, REG.rip);
     stack.begin(cpu);
     let broken: ViolationReason | null = stack.locate(rsp) < 0 ? 'bad-stack' : null;
     if (broken === null) {
       const detail = event.type === 'exception' ? event.vector : event.vector - 256;
       const frame = frames.push(FRAME.event, instance.instance, rsp, rip, detail, stack.same);
-      broken = this.seals.sealEvent(frame, instance, rip, rsp, registerAddress(registers, REG.rbp));
+      broken = rsp === pointer ? this.seals.sealEvent(frame, instance, rip, rsp, rbp) : this.seals.sealSwitch(frame, instance, rsp, rbp);
       if (broken !== null) frames.take(frame, stack.same);
       else {
         frames.registers.set(registers.halves, frames.registersAt(frame));
         this.saveVector(cpu, frame);
+        setRegisterAddress(registers, REG.rsp, rsp);
       }
     }
     if (this.fpu[cpu.index] === 1) this.scrubVector(cpu);
@@ -204,7 +208,8 @@ export class Border {
     for (let half = 0; half < 2 * REGISTER_COUNT; half++) registers.halves[half] = frames.registers[at + half];
     registers.halves[FLAGS] |= resumeFlag;
     setRegisterAddress(registers, REG.rip, address);
-    setRegisterAddress(registers, REG.rsp, rsp);
+    // The stack pointer of the module, which may be on a private stack, less what a fixup popped.
+    setRegisterAddress(registers, REG.rsp, registerAddress(registers, REG.rsp) + rsp - frames.key[frame]);
     const vector = this.vectors[frame];
     if (vector !== undefined && vector[VECTOR_USED(vector)] === 1) {
       vector[VECTOR_USED(vector)] = 0;
@@ -240,10 +245,12 @@ export class Border {
   abandon(cpu: Cpu, instance: Instance): number {
     const { registers } = cpu;
     const { frames, stack } = this;
-    const rsp = registerAddress(registers, REG.rsp);
+    const inside = this.inside[cpu.index] === instance;
+    const pointer = registerAddress(registers, REG.rsp);
+    const rsp = inside ? instance.private.kernelPointer(pointer) : pointer;
     stack.begin(cpu);
     const frame = frames.newestOnStack(FRAME.callIn, instance.instance, rsp, stack.same);
-    if (this.inside[cpu.index] === instance) {
+    if (inside) {
       this.scrub(registers);
       if (this.fpu[cpu.index] === 1) this.scrubVector(cpu);
       this.leave(cpu, instance);

@@ -29,7 +29,8 @@ export interface UnwindRule {
   readonly savedRbp: number | undefined;
 }
 const UNKNOWN: UnwindRule = { base: 'unknown', size: 0, savedRbp: undefined };
-const RETURN_ON_TOP: UnwindRule = { base: 'rsp', size: 8, savedRbp: undefined };
+/** At a function's first instruction. */
+export const RETURN_ON_TOP: UnwindRule = { base: 'rsp', size: 8, savedRbp: undefined };
 
 interface Region { readonly start: number; readonly end: number; readonly sizes: Int16Array }
 

@@ -6,9 +6,12 @@ import { CodeMap } from './code-map.ts';
 import { resumeTable } from './exceptions.ts';
 import type { ResumeTable } from './exceptions.ts';
 import type { ImageSource } from './image.ts';
+import { PrivateMemory } from './private-memory.ts';
+import type { PrivateSection } from './private-memory.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from './privilege.ts';
 import type { LinearRange, PlacedPage, Placement } from './relocate.ts';
 import type { Solution } from './solve.ts';
+import { Status } from './status.ts';
 
 /** loading: init has not returned; live; quarantined: never entered again; ended. */
 export type InstanceState = 'loading' | 'live' | 'quarantined' | 'ended';
@@ -50,8 +53,9 @@ export class Instance implements PrivilegeTarget {
   /** Where the module lies now: not to be a stack, a call's target, or another module. Shrinks after init. */
   ranges: readonly LinearRange[];
   private readonly coreRanges: readonly LinearRange[];
-  /** Pages of private memory, and the offsets of the kernel's per-CPU data that the module uses. */
-  readonly privateRanges: readonly LinearRange[];
+  readonly private: PrivateMemory;
+  private readonly status: Status;
+  /** Offsets of the kernel's per-CPU data that the module uses. */
   readonly perCpu: readonly number[];
   initEntered = false;
   readonly returnGate: number;
@@ -76,7 +80,6 @@ export class Instance implements PrivilegeTarget {
     this.module = image.module;
     this.coreRanges = placement.ranges;
     this.ranges = [...placement.ranges, ...placement.initRanges];
-    this.privateRanges = placement.pages.filter(({ role }) => role === 'private').map(({ address }) => ({ start: address, end: address + 4096 }));
     this.perCpu = [...solution.imports.values(), ...solution.bases].filter((value) => value >= 0);
     this.gateBase = solution.bases[image.gateSection];
     this.gateBytes = image.gates.length * GATE_SIZE;
@@ -97,6 +100,9 @@ export class Instance implements PrivilegeTarget {
       const protects = placed.role === 'text' || placed.role === 'gates';
       return { placed, host: hosts[index], gpa: protects ? frameOf(placed) : -1 };
     });
+    const privatePages = this.mapped.filter(({ placed }) => placed.role === 'private');
+    this.private = new PrivateMemory(image, solution.bases, privatePages.map(({ placed, host }) => ({ address: placed.address, bytes: host.bytes })));
+    this.status = new Status(this.private, engine.cpus.length);
     for (const { placed, gpa } of this.mapped) {
       if (gpa < 0) continue;
       owners[gpa / 4096] = slot;
@@ -108,6 +114,7 @@ export class Instance implements PrivilegeTarget {
 
   get textPages(): number { return this.mapped.filter(({ placed }) => placed.role === 'text').length; }
   get privatePages(): number { return this.mapped.filter(({ placed }) => placed.role === 'private').length; }
+  get privateRanges(): readonly LinearRange[] { return this.private.ranges; }
   get privileges(): readonly Privilege[] { return this.attachments.map(({ privilege }) => privilege); }
 
   /** Linear address of the page of this instance that a guest frame holds, or NaN. */
@@ -123,11 +130,13 @@ export class Instance implements PrivilegeTarget {
   attach(privileges: readonly Privilege[]): void {
     this.attachments = [...new Set(privileges)].map((privilege) => ({ privilege, attachment: privilege.attach(this) }));
     this.active = this.attachments.map(({ attachment }) => attachment).filter((attachment) => !attachment.passive);
+    this.status.hold(privileges.map(({ kind }) => kind));
   }
 
   /** Takes every privilege away, for good. */
   detach(): void {
     for (const { attachment } of this.attachments) attachment.detach();
+    this.status.hold([]);
     this.attachments = [];
     this.active = [];
     this.windows.clear();
@@ -146,6 +155,14 @@ export class Instance implements PrivilegeTarget {
     if (this.state === 'ended' || this.state === 'quarantined') return;
     this.instructions.set(owner, instructions);
     this.updateAllowed();
+  }
+
+  privateSection(name: string): PrivateSection | undefined {
+    return this.state === 'ended' ? undefined : this.private.section(name);
+  }
+
+  setUsable(kind: string, cpu: number, usable: boolean): void {
+    if (this.state !== 'ended') this.status.setUsable(kind, cpu, usable);
   }
 
   private updateAllowed(): void {

@@ -3,6 +3,7 @@
  * stand in src/privileges; the monitor never sees a device.
  */
 import type { Cpu, Instruction, PhysicalRange } from '../engine/contract.ts';
+import type { PrivateSection } from './private-memory.ts';
 
 /** What a privilege may change in the view of one instance. `owner` keeps several privileges of one instance apart. */
 export interface PrivilegeTarget {
@@ -12,6 +13,10 @@ export interface PrivilegeTarget {
   readonly view: object;
   setWindows(owner: object, ranges: readonly PhysicalRange[]): void;
   setAllowed(owner: object, instructions: readonly Instruction[]): void;
+  /** The instance's private section of that name; undefined when it has none that its code uses. */
+  privateSection(name: string): PrivateSection | undefined;
+  /** Tells the instance, in its private memory, that a held privilege of this kind can or cannot be used on a virtual CPU at present. Default: it can. */
+  setUsable(kind: string, cpu: number, usable: boolean): void;
 }
 
 /** A privilege in the view of one instance. `raise` and `lower` run at every crossing: they must neither allocate nor throw. */

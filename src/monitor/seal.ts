@@ -3,7 +3,7 @@
  * address in it is written down at the exit and compared at the re-entry. Walking is exact, by the image's unwind table (code-map.ts).
  */
 import type { CodeMap, UnwindRule } from './code-map.ts';
-import { NOT_RETURN } from './code-map.ts';
+import { NOT_RETURN, RETURN_ON_TOP } from './code-map.ts';
 import { FRAME, SEALS } from './frames.ts';
 import type { Frames } from './frames.ts';
 import type { Instance } from './instance.ts';
@@ -38,6 +38,11 @@ export class Seals {
   sealEvent(frame: number, instance: Instance, address: number, pointer: number, rbp: number): ViolationReason | null {
     if (address === instance.returnGate) return null; // the entry has returned: none of the module's own frames is left
     return this.walk(frame, instance, instance.code.rule(address), pointer, rbp);
+  }
+
+  /** Seals for an event on a private stack: `pointer` is the kernel stack pointer at the switch, and points at the return address of the code that switched. */
+  sealSwitch(frame: number, instance: Instance, pointer: number, rbp: number): ViolationReason | null {
+    return this.walk(frame, instance, RETURN_ON_TOP, pointer, rbp);
   }
 
   /** Null if every sealed word is as it was. */

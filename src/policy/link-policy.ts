@@ -10,6 +10,8 @@ export interface LinkPolicy {
   imports?: string[];
   /** Writable sections that only the module view reaches. */
   private?: string[];
+  /** Bytes of private heap, for a module that declares one (PORTCULLIS_HEAP in modules/portcullis.h). Rounded up to whole pages. */
+  heap?: number;
   /** Kinds of privileges wanted, for the manifest. */
   privileges?: string[];
 }

@@ -8,6 +8,7 @@ import { UserError } from '../base/errors.ts';
 import type { Grant, PrivilegeGrant } from './grant.ts';
 import type { LinkPolicy } from './link-policy.ts';
 import { GATE_PORT, GATE_SIZE, type Gate, type Manifest, type ManifestSection } from './manifest.ts';
+import { HEAP_LIMIT } from './private-memory.ts';
 import type { SignedGrant } from './signing.ts';
 
 /** Largest policy file, bytes of UTF-8. The largest module of a Debian kernel (7565 gates) has a manifest of 1.2 MB. */
@@ -58,7 +59,8 @@ export const manifestSchema = z.strictObject({
   privileges: z.array(z.string().min(1).max(64)).max(64),
 }) satisfies z.ZodType<Manifest>;
 
-const parameterText = z.string().max(1024);
+/** Long enough for a sealed secret. */
+const parameterText = z.string().max(8192);
 const parameterNumber = z.int();
 
 const privilegeSchema = z.strictObject({
@@ -98,6 +100,7 @@ export const linkPolicySchema = z.strictObject({
   entries: names.optional(),
   imports: names.optional(),
   private: names.optional(),
+  heap: z.int().min(1).max(HEAP_LIMIT).optional(),
   privileges: z.array(z.string().min(1).max(64)).max(64).optional(),
 }) satisfies z.ZodType<LinkPolicy>;
 

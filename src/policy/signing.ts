@@ -147,7 +147,8 @@ function message(grant: Grant): Buffer {
   return Buffer.from(DOMAIN + canonicalJson(grant), 'utf8');
 }
 
-function keyIdOf(publicKey: KeyObject): string {
+/** First 16 bytes of the SHA-256 of a public key (SPKI DER), hex. */
+export function keyIdOf(publicKey: KeyObject): string {
   return createHash('sha256')
     .update(publicKey.export({ type: 'spki', format: 'der' }))
     .digest('hex')

@@ -9,6 +9,7 @@ import type { Log } from '../base/log.ts';
 import type { Cpu, PhysicalRange } from '../engine/contract.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
 import type { PrivilegeGrant } from '../policy/grant.ts';
+import { type Held, Holders } from './holders.ts';
 import type { WindowRegistry } from './windows.ts';
 
 export const PCI_DEVICE = 'pci-device';
@@ -46,10 +47,10 @@ export function pciDeviceParameters(parameters: PrivilegeGrant['parameters']): P
   return { device, vendor: number('vendor', vendor), product: number('product', product) };
 }
 
-export class PciDevicePrivilege implements Privilege {
+export class PciDevicePrivilege implements Privilege, Held {
   readonly kind = PCI_DEVICE;
   readonly description: string;
-  private readonly targets = new Set<PrivilegeTarget>();
+  private readonly holders = new Holders();
 
   constructor(parameters: PciDeviceParameters, private readonly device: PciDevicePort, private readonly windows: WindowRegistry, private readonly log: Log) {
     this.description = `PCI device ${parameters.device} (${parameters.vendor.toString(16).padStart(4, '0')}:${parameters.product.toString(16).padStart(4, '0')})`;
@@ -59,24 +60,13 @@ export class PciDevicePrivilege implements Privilege {
   }
 
   attach(target: PrivilegeTarget): Attachment {
-    this.targets.add(target);
     target.setWindows(this, this.windows.windows(this));
     this.log.debug('attached', { privilege: this.description, module: target.module, instance: target.instance });
-    return {
-      passive: true,
-      raise: () => {},
-      lower: () => {},
-      detach: () => {
-        target.setWindows(this, []);
-        this.targets.delete(target);
-      },
-    };
+    return this.holders.attach(target, () => target.setWindows(this, []));
   }
 
-  /** True if `cpu` is in the view of a module that holds this privilege now. */
   heldBy(cpu: Cpu): boolean {
-    for (const target of this.targets) if (cpu.view === target.view) return true;
-    return false;
+    return this.holders.heldBy(cpu);
   }
 
   private follow(): void {
@@ -85,6 +75,6 @@ export class PciDevicePrivilege implements Privilege {
 
   private apply(): void {
     const windows = this.windows.windows(this);
-    for (const target of this.targets) target.setWindows(this, windows);
+    for (const target of this.holders.targets) target.setWindows(this, windows);
   }
 }

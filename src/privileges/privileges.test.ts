@@ -29,6 +29,7 @@ class Card implements PciDevicePort {
 const grantOf = (device = '0000:00:03.0', changes: Partial<PrivilegeGrant['parameters']> = {}): PrivilegeGrant => ({
   kind: 'pci-device', parameters: { device, vendor: '8086', product: '100e', ...changes } as PrivilegeGrant['parameters'],
 });
+const MODULE = { digest: 'd'.repeat(64), sections: [] };
 const setOf = (engine: FakeEngine, cards: Record<string, Card>) => new PrivilegeSet({ engine, log: silentLog, pciDevice: (address) => cards[address] });
 
 /** A guest with the tiny module loaded and one card granted to it. */
@@ -38,7 +39,7 @@ function cardGuest(): { guest: Guest; card: Card; set: PrivilegeSet } {
   let set: PrivilegeSet | undefined;
   const guest = new Guest((engine) => {
     set = setOf(engine, { '0000:00:03.0': card });
-    return [registered(image, granted({ privileges: [set.configure(grantOf())] }))];
+    return [registered(image, granted({ privileges: [set.configure(grantOf(), MODULE)] }))];
   });
   expect(guest.engine.hidden).toEqual(card.memory); // withheld before any module is there
   guest.start(image);
@@ -106,8 +107,9 @@ describe('pci-device', () => {
     const set = setOf(engine, cards);
     const views = ['0000:00:03.0', '0000:00:04.0'].map((device, index) => {
       const view = engine.createView(device);
-      const attach = set.configure(grantOf(device)).attach({
+      const attach = set.configure(grantOf(device), MODULE).attach({
         module: device, instance: index, view, setWindows: (_, ranges) => view.setWindows(ranges), setAllowed: () => {},
+        privateSection: () => undefined, setUsable: () => {},
       });
       return { view, attach };
     });
@@ -127,7 +129,7 @@ describe('pci-device', () => {
     const [a, b] = [tinyImage({ module: 'a' }), tinyImage({ module: 'b', version: 2 })];
     const guest = new Guest((engine) => {
       const set = setOf(engine, { '0000:00:03.0': card });
-      return [a, b].map((image) => registered(image, granted({ privileges: [set.configure(grantOf()), set.configure(grantOf())] })));
+      return [a, b].map((image) => registered(image, granted({ privileges: [set.configure(grantOf(), MODULE), set.configure(grantOf(), MODULE)] })));
     });
     guest.start(a);
     guest.start(b, { shift: 0x40_0000, frames: 0x50_0000 });
@@ -145,8 +147,8 @@ describe('pci-device', () => {
 
   test('a grant for another device, or none that is there, is an error that names both', () => {
     const set = setOf(new FakeEngine(), { '0000:00:03.0': new Card() });
-    expect(() => set.configure(grantOf('0000:00:05.0'))).toThrow(/no device 0000:00:05.0/);
-    expect(() => set.configure(grantOf('0000:00:03.0', { product: '10d3' }))).toThrow(/is 8086:100e; the grant is for 8086:10d3/);
+    expect(() => set.configure(grantOf('0000:00:05.0'), MODULE)).toThrow(/no device 0000:00:05.0/);
+    expect(() => set.configure(grantOf('0000:00:03.0', { product: '10d3' }), MODULE)).toThrow(/is 8086:100e; the grant is for 8086:10d3/);
   });
 
   test.each<[string, PrivilegeGrant]>([

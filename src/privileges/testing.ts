@@ -31,7 +31,7 @@ export const T = {
 const GATE_CODE = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
 const TEXT_SIZE = 0xa0;
 
-export interface TinyOptions { module?: string; vector?: boolean; version?: number; private?: boolean }
+export interface TinyOptions { module?: string; vector?: boolean; version?: number; private?: boolean; privateName?: string }
 
 /** The tiny module's image. `version` changes one constant in its text. */
 export function tinyImage(options: TinyOptions = {}): ImageSource {
@@ -130,7 +130,7 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     section('.text.thunks', 'text', Uint8Array.of(0xff, 0xe0, 0xcc, 0xcc)),
     section('.init.text', 'text', init, initRelocations),
     section('.rodata', 'constants', rodata, rodataRelocations),
-    section('.portcullis.private', 'private', privateBytes, [], PAGE_SIZE),
+    section(options.privateName ?? '.portcullis.private', 'private', privateBytes, [], PAGE_SIZE),
     section('.data', 'data', new Uint8Array(64)),
     section('__bug_table', 'metadata', bugs, [pc32(0, S.text, T.warn)]),
     section('__ex_table', 'metadata', new Uint8Array(exceptions.buffer), [pc32(0, S.text, T.faulting), pc32(4, S.text, T.fixup)]),

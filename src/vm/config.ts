@@ -50,6 +50,10 @@ export interface VmConfig {
   modules: RegisteredModule[];
   /** Public keys of administrators, PEM. */
   trustedKeys: string[];
+  /** Private key of this VMM, which secrets in grants are sealed for: X25519, PEM. */
+  vmmKey?: string;
+  /** First values of the VMM's own MSRs. */
+  msrs?: { index: number; value: bigint }[];
   onViolation?: 'quarantine' | 'stop';
   cards: CardConfig[];
   debugExitPort?: number;
@@ -111,11 +115,22 @@ export type VmMessage =
   | { kind: 'console'; bytes: Uint8Array }
   | { kind: 'event'; event: VmEvent }
   | { kind: 'log'; record: LogRecord }
+  | { kind: 'searched'; id: number; search: MemorySearch }
   | { kind: 'ended'; outcome: Outcome; report: VmReport }
   | { kind: 'error'; message: string; fix?: string; exit?: string; defect?: string };
 
 /** From the main thread to the machine's thread. */
-export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' };
+export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' } | { kind: 'search'; id: number; needles: Uint8Array[] };
+
+/** How often each needle lies in guest memory, at any byte: as the host sees it, and as a bus-mastering device reads it. */
+export interface MemorySearch {
+  /** Bytes searched: all of guest RAM. */
+  bytes: number;
+  memory: number[];
+  /** Bytes that a device could read, out of all that it asked for. */
+  dmaBytes: number;
+  dma: number[];
+}
 
 /** The stream of `--events`: the monitor's audit events, and the machine's own. */
 export type VmEvent =
@@ -123,4 +138,4 @@ export type VmEvent =
   | { event: 'vm.started'; time: number; name: string; engine: string; memory: number; cpus: number; cores: number }
   | { event: 'cpu.moved'; time: number; cpu: number; from: number; to: number }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
-  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port'; address: string; rip: string; interrupted?: string; count: number };
+  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port' | 'msr'; address: string; rip: string; interrupted?: string; count: number };

@@ -13,6 +13,7 @@ import { imageFromElf } from '../monitor/image-elf.ts';
 import { createMonitor, type Decision, type RegisteredModule as MonitoredModule, type Verdict, type ViolationPolicy } from '../monitor/monitor.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import type { Grant } from '../policy/grant.ts';
+import type { Manifest } from '../policy/manifest.ts';
 import { verifyGrant } from '../policy/signing.ts';
 import type { PciDevicePort } from '../privileges/pci-device.ts';
 import { PrivilegeSet } from '../privileges/privileges.ts';
@@ -25,6 +26,8 @@ export interface Guard {
   reset(cpu: Cpu): void;
   /** True if the port belongs to a withheld device that this CPU may not reach now. Counted and logged. */
   portRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'io' }>): boolean;
+  /** Answers an access to one of the VMM's own MSRs, through RDX:RAX. False: there is none of that index, or this CPU may not; #GP. */
+  msrAccess(cpu: Cpu, write: boolean, index: number): boolean;
   /** Records a refused access to a withheld window. */
   windowRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'mmio' }>): void;
   report(): Pick<VmReport, 'crossings' | 'callOuts' | 'modules' | 'refusals' | 'refusedAccesses'>;
@@ -37,7 +40,10 @@ const EVENTS_EACH = 16;
 
 export function createGuard(config: VmConfig, engine: Engine, board: Board, ports: VmPorts): Guard {
   const log = createLog('monitor', ports.log, config.log);
-  const privileges = new PrivilegeSet({ engine, log: createLog('privileges', ports.log, config.log), pciDevice: (address) => pciDevice(board, address) });
+  const privileges = new PrivilegeSet({
+    engine, log: createLog('privileges', ports.log, config.log), pciDevice: (address) => pciDevice(board, address),
+    vmmKey: config.vmmKey, msrs: config.msrs,
+  });
   const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
   const audit = (event: AuditEvent) => {
     if (event.event === 'module.refused') {
@@ -56,7 +62,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
   const monitor = createMonitor({ engine, modules, log, audit });
   const accesses = { reads: 0, writes: 0, interrupted: 0 };
 
-  const refuse = (cpu: Cpu, space: 'memory' | 'port', address: number, write: boolean) => {
+  const refuse = (cpu: Cpu, space: 'memory' | 'port' | 'msr', address: number, write: boolean) => {
     if (write) accesses.writes += 1;
     else accesses.reads += 1;
     // More exits by interrupt than returns from one: the module's code is interrupted right now, and this access comes from elsewhere.
@@ -64,7 +70,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     if (interrupted) accesses.interrupted += 1;
     const count = accesses.reads + accesses.writes;
     if (count > EVENTS_EACH && !Number.isInteger(Math.log10(count))) return;
-    const owner = board.pci.ownerOf(space === 'port' ? 'io' : 'memory', address);
+    const owner = space === 'msr' ? undefined : board.pci.ownerOf(space === 'port' ? 'io' : 'memory', address);
     const event: VmEvent = {
       event: 'window.refused', time: engine.clock.now(), device: owner ? `0000:00:${owner.slot.toString(16).padStart(2, '0')}.0` : '?',
       access: write ? 'write' : 'read', space, address: hex(address), rip: hex(registerAddress(cpu.registers, REG.rip)), count,
@@ -78,8 +84,20 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     handle: (cpu, exit) => monitor.handle(cpu, exit),
     reset: (cpu) => monitor.reset(cpu),
     portRefused(cpu, exit) {
-      if (privileges.portAllowed(cpu, exit.port)) return false;
+      if (privileges.portAllowed(cpu, exit.port, exit.size)) return false;
       refuse(cpu, 'port', exit.port, exit.write);
+      return true;
+    },
+    msrAccess(cpu, write, index) {
+      const { halves } = cpu.registers;
+      const value = (BigInt(halves[2 * REG.rdx]) << 32n) | BigInt(halves[2 * REG.rax]);
+      const answer = privileges.accessMsr(cpu, index, write ? value : undefined);
+      if (answer === null) refuse(cpu, 'msr', index, write);
+      if (answer === null || answer === undefined) return false;
+      if (!write) {
+        cpu.registers.words[REG.rax] = answer & 0xffff_ffffn;
+        cpu.registers.words[REG.rdx] = answer >> 32n;
+      }
       return true;
     },
     windowRefused: (cpu, exit) => refuse(cpu, 'memory', exit.gpa, exit.write),
@@ -109,10 +127,11 @@ function register({ image, manifest, grants }: RegisteredModule, config: VmConfi
   if (digest !== manifest.image) {
     throw new UserError(`module ${manifest.module}: the image has SHA-256 ${digest}, its manifest says ${manifest.image}`, 'link the module again, or use the manifest made with it', 'refused');
   }
-  return { image: imageFromElf(image, manifest), digest, decision: decide(manifestDigest(manifest), grants, config, privileges) };
+  return { image: imageFromElf(image, manifest), digest, decision: decide(manifest, grants, config, privileges) };
 }
 
-function decide(digest: string, grants: readonly unknown[], config: VmConfig, privileges: PrivilegeSet): Decision {
+function decide(manifest: Manifest, grants: readonly unknown[], config: VmConfig, privileges: PrivilegeSet): Decision {
+  const digest = manifestDigest(manifest);
   let reason = 'no grant was given';
   const held: Grant[] = [];
   for (const signed of grants) {
@@ -125,7 +144,7 @@ function decide(digest: string, grants: readonly unknown[], config: VmConfig, pr
   if (held.length === 0) return { granted: false, reason };
   const policies = [...held.map(({ onViolation }) => onViolation), ...(config.onViolation ? [config.onViolation] : [])];
   const strictest = (['stop', 'quarantine', 'log'] as const satisfies readonly ViolationPolicy[]).find((policy) => policies.includes(policy)) ?? 'quarantine';
-  return { granted: true, privileges: held.flatMap((grant) => grant.privileges.map((privilege) => privileges.configure(privilege))), onViolation: strictest };
+  return { granted: true, privileges: held.flatMap((grant) => grant.privileges.map((privilege) => privileges.configure(privilege, { digest, sections: manifest.sections }))), onViolation: strictest };
 }
 
 /** A PCI function as the privileges see it. */

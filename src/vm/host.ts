@@ -2,7 +2,7 @@
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { UserError, type ExitName } from '../base/errors.ts';
 import { createLog, type LogRecord } from '../base/log.ts';
-import type { Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from './config.ts';
+import type { MemorySearch, Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from './config.ts';
 import { openCardLinks } from './links.ts';
 
 export interface VmListener {
@@ -16,6 +16,8 @@ export interface RunningVm {
   input(bytes: Uint8Array): void;
   /** Bytes of input that the guest has not taken yet. Beyond 128 KiB more is dropped. */
   inputBacklog(): number;
+  /** Searches guest memory between two slices of execution. Rejects when the machine has ended. */
+  search(needles: readonly Uint8Array[]): Promise<MemorySearch>;
   /** Ends the run soon, with outcome 'stopped'. */
   stop(): void;
   /** Resolves when the machine has ended. Rejects with UserError for bad configuration, with Error for a defect. */
@@ -55,6 +57,7 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     port1.postMessage(command);
     ring();
   };
+  const searches: ((result: MemorySearch) => void)[] = [];
   const ended = new Promise<{ outcome: Outcome; report: VmReport }>((resolve, reject) => {
     worker.on('message', (message: VmMessage) => {
       Atomics.sub(words, BELL.messages, 1);
@@ -63,6 +66,7 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
         case 'console': listener.console(message.bytes); break;
         case 'event': listener.event?.(message.event); break;
         case 'log': listener.log?.(message.record); break;
+        case 'searched': searches[message.id]?.(message.search); break;
         case 'ended': resolve({ outcome: message.outcome, report: message.report }); break;
         case 'error':
           reject(message.defect === undefined ? new UserError(message.message, message.fix, message.exit as ExitName) : new Error(`${message.message}\n${message.defect}`));
@@ -84,6 +88,10 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
       post({ kind: 'input', bytes });
     },
     inputBacklog: () => Atomics.load(words, BELL.input),
+    search: (needles) => Promise.race([
+      new Promise<MemorySearch>((resolve) => post({ kind: 'search', id: searches.push(resolve) - 1, needles: [...needles] })),
+      ended.then(() => { throw new Error('the machine has ended'); }),
+    ]),
     stop: () => post({ kind: 'stop' }),
     ended,
   };

@@ -198,6 +198,7 @@ export class Vcpu implements Schedulable {
         cpu.registers.words[REG.rdx] = BigInt(msrWords[1]);
       }
     }
+    if (!known) known = this.ports.guard.msrAccess(cpu, write, index);
     if (!known && !this.unknownMsrs.has(index) && this.unknownMsrs.size < UNKNOWN_MSRS) {
       this.unknownMsrs.add(index);
       this.ports.log.debug(`unknown MSR 0x${index.toString(16)} ${write ? 'written' : 'read'}: #GP`, { cpu: cpu.index });

@@ -8,9 +8,10 @@ import { createSoftEngine } from '../engine/soft/engine.ts';
 import { type Board, createBoard } from '../machine/board.ts';
 import { boot } from '../machine/boot/index.ts';
 import { type Cards, createCards } from './cards.ts';
-import type { Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
+import type { MemorySearch, Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
 import { createGuard, type Guard } from './guard.ts';
 import { Scheduler } from './scheduler.ts';
+import { searchMemory } from './search.ts';
 import { Vcpu } from './vcpu.ts';
 
 /** What a machine needs of its thread. */
@@ -107,6 +108,11 @@ export class Vm {
 
   stop(): void {
     this.end({ kind: 'stopped' });
+  }
+
+  /** For checks from outside: where bytes lie that no one in the guest should have. */
+  search(needles: readonly Uint8Array[]): MemorySearch {
+    return searchMemory(this.engine.memory, needles);
   }
 
   /** Takes frames that arrived from the main thread. */

@@ -29,6 +29,7 @@ try {
       for (let message = receiveMessageOnPort(port); message; message = receiveMessageOnPort(port)) {
         const command = message.message as VmCommand;
         if (command.kind === 'input') vm.input(command.bytes);
+        else if (command.kind === 'search') send({ kind: 'searched', id: command.id, search: vm.search(command.needles) });
         else vm.stop();
       }
       vm.pollLinks();
