@@ -19,7 +19,7 @@ export type VcpuState = 'waiting' | 'running' | 'halted';
 export interface VcpuPorts {
   engine: Pick<Engine, 'clock' | 'memory'>;
   board: Pick<Board, 'lapic' | 'io' | 'mmio' | 'interruptFor' | 'acknowledgeInterrupt'>;
-  guard: Pick<Guard, 'handle' | 'reset' | 'portRefused' | 'windowRefused'>;
+  guard: Pick<Guard, 'handle' | 'reset' | 'portRefused' | 'windowRefused' | 'msrAccess'>;
   log: Log;
   /** The machine ends. */
   end(outcome: Outcome): void;

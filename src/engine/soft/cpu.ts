@@ -5,9 +5,10 @@ import { REG, REGISTER_COUNT } from '../contract.ts';
 import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
-  BUDGET, COUNT, CPL, EVENT_DROP, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EVENT_VIEWS, EXIT_BUDGET, EXIT_REPLAY, EXIT_SIZE, FORCED_ADDRESS,
-  FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, NS_PER_INSTRUCTION, PAUSE_EXITS, REPLAY, REPLAY_COUNT,
-  REPLAY_MAX, RESTART_RIP, RFLAGS, SHADOW, SHADOW_COUNT, TIME_OFFSET, TRAPS,
+  BUDGET, COUNT, CPL, EVENT_DROP, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EVENT_VIEWS, EXIT_BUDGET, EXIT_NEXT, EXIT_REPLAY,
+  EXIT_SIZE, EXIT_TARGET, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE,
+  NS_PER_INSTRUCTION, PAUSE_EXITS, REPLAY, REPLAY_COUNT, REPLAY_LOAD, REPLAY_LOG, REPLAY_MAX, REPLAY_NONE, RESTART_RIP, RFLAGS, RIP, SHADOW,
+  SHADOW_COUNT, TIME_OFFSET, TRAPS,
 } from './core/layout.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
 import { keepEvents, type Space, setEvents } from './space.ts';
@@ -145,7 +146,8 @@ export class SoftCpu implements Cpu {
   // ---- Answers ---------------------------------------------------------------------------------------------------------------
 
   completeRead(value: number): void {
-    if (this.get(EXIT_REPLAY)) {
+    const way = this.get(EXIT_REPLAY);
+    if (way === REPLAY_LOG) {
       const count = this.get(REPLAY_COUNT);
       if (count >= REPLAY_MAX) return;
       this.put(REPLAY + 4 * count, value);
@@ -153,18 +155,28 @@ export class SoftCpu implements Cpu {
       setEvents(this.space, this.block, EVENT_STEP);
       return;
     }
-    const { halves } = this.registers;
-    const old = halves[2 * REG.rax] as number;
+    this.answerRegister(value);
+    if (way !== REPLAY_LOAD) return;
+    this.put(EXIT_REPLAY, REPLAY_NONE);
+    this.put(RIP, this.get(EXIT_NEXT));
+    this.put(RIP + 4, this.get(EXIT_NEXT + 4));
+  }
+
+  /** Writes the register that waits for the answer; 32 bits clear the upper half. */
+  private answerRegister(value: number): void {
+    const { words, space: { bytes } } = this;
+    const target = this.get(EXIT_TARGET);
     switch (this.get(EXIT_SIZE)) {
       case 1:
-        halves[2 * REG.rax] = (old & 0xffffff00) | (value & 0xff);
+        bytes[target] = value;
         break;
       case 2:
-        halves[2 * REG.rax] = (old & 0xffff0000) | (value & 0xffff);
+        bytes[target] = value;
+        bytes[target + 1] = value >>> 8;
         break;
       default:
-        halves[2 * REG.rax] = value;
-        halves[2 * REG.rax + 1] = 0;
+        words[target >>> 2] = value;
+        words[(target >>> 2) + 1] = 0;
     }
   }
 
@@ -181,7 +193,7 @@ export class SoftCpu implements Cpu {
   get canInterrupt(): boolean {
     const shadow = this.get(SHADOW) !== 0 && this.getLong(COUNT) === this.getLong(SHADOW_COUNT);
     return (this.get(RFLAGS) & IF) !== 0 && !shadow && this.get(INJECTED) === 0 && this.get(FORCED_TYPE) === 0 && this.get(TRAPS) === 0
-      && this.get(REPLAY_COUNT) === 0 && (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0);
+      && this.get(REPLAY_COUNT) === 0 && this.get(EXIT_REPLAY) !== REPLAY_LOAD && (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0);
   }
 
   inject(vector: number): void {
@@ -237,6 +249,7 @@ export class SoftCpu implements Cpu {
   reset(kind: 'power-up' | 'init'): void {
     this.system.reset(kind);
     keepEvents(this.space, this.block, EVENT_DROP | EVENT_KICK | EVENT_VIEWS); // what waited to be delivered is gone
+    this.put(EXIT_REPLAY, REPLAY_NONE);
     if (kind === 'power-up') this.core.initVector();
     this.core.systemChanged();
   }

@@ -129,8 +129,10 @@ export const EXIT_ADDRESS = 0xc20; // f64, signed linear address
 export const EXIT_TYPE = 0xc28; // u32: EVENT_TYPE_*
 export const EXIT_VECTOR = 0xc2c; // u32
 export const EXIT_CODE = 0xc30; // u32 error code, or NO_CODE
-export const EXIT_REPLAY = 0xc34; // u32: 1 = completeRead appends to the replay log, 0 = it writes RAX
+export const EXIT_REPLAY = 0xc34; // u32: REPLAY_*
 export const EXIT_LINEAR = 0xc38; // u64, address of a #PF
+export const EXIT_TARGET = 0xc40; // u32, address of the register that takes the answer of a read
+export const EXIT_NEXT = 0xc48; // u64, RIP behind the instruction
 
 // 0xc80..0xf7f: device accesses already answered for the current instruction
 export const REPLAY = 0xc80;
@@ -150,6 +152,11 @@ export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
 export const EXIT_PAUSE = 11; // PAUSE, and PAUSE_EXITS is set
 export const EXIT_KICK = 12;
+
+// How an exit's access is answered
+export const REPLAY_NONE = 0; // a read into the register EXIT_TARGET; RIP is past the instruction
+export const REPLAY_LOG = 1; // by an entry in the replay log; the instruction runs again
+export const REPLAY_LOAD = 2; // a read into the register, and RIP becomes EXIT_NEXT
 
 export const SHADOW_INTERRUPTS = 1; // STI
 export const SHADOW_DEBUG = 2; // MOV SS, POP SS: debug traps wait too

@@ -37,7 +37,7 @@ export function setTlb(array: usize): void {
 
 // @ts-ignore: decorator
 @inline
-function entryIn(array: usize, la: u64): usize {
+export function entryIn(array: usize, la: u64): usize {
   return array + (((<u32>la) >>> 7) & ((TLB_ENTRIES - 1) << 5));
 }
 export function entryAt(array: usize, la: u64): usize {
@@ -46,8 +46,15 @@ export function entryAt(array: usize, la: u64): usize {
 
 // @ts-ignore: decorator
 @inline
-function hits(tag: u64, la: u64, last: u64): bool {
+export function hits(tag: u64, la: u64, last: u64): bool {
   return ((la + last) & ~0xfff) == tag;
+}
+
+/** Address in linear memory of `la` by the entry `e`, whose tag it hits. */
+// @ts-ignore: decorator
+@inline
+export function hostIn(e: usize, la: u64): usize {
+  return <usize>load<u32>(e, ADDEND) + <usize>la;
 }
 
 /** Address in linear memory of a page that the supervisor's translations of the current view and PCID hold with that right, plus the offset; 0 if they do not. */
@@ -212,8 +219,8 @@ export function sysArray(): usize {
 
 // ---- Slow paths ----------------------------------------------------------------------------------------------------------
 
-function readSlow(la: u64, size: u32): u64 { return readVia(tlb, la, size); }
-function writeSlow(la: u64, size: u32, v: u64): void { writeVia(tlb, la, size, v); }
+export function readSlow(la: u64, size: u32): u64 { return readVia(tlb, la, size); }
+export function writeSlow(la: u64, size: u32, v: u64): void { writeVia(tlb, la, size, v); }
 function modifySlow(la: u64, size: u32): u64 { return modifyVia(tlb, la, size); }
 
 function readSlow128(la: u64): v128 {
@@ -241,6 +248,11 @@ function checkLast(la: u64, size: u32): void {
 }
 function nextPage(la: u64): u64 {
   return (la & ~0xfff) + 0x1000;
+}
+
+/** True for an access by the current translations that lies in one page, of device memory (at `walkGpa`). Faults where the access would. */
+export function reachesDevice(la: u64, size: u32, write: bool): bool {
+  return !crosses(la, size) && translate(tlb, la, write ? ACCESS_WRITE : ACCESS_READ) == 0;
 }
 
 /** Linear-memory address for an access within one page, or 0 for device memory. */

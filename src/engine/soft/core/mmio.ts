@@ -7,7 +7,7 @@ import { walkGpa, walkRefused } from './paging';
 import { currentRipOrNext } from './events';
 import {
   CR4, DELIVERY, DR, EXIT_EXTENSIONS, EXIT_GPA, EXIT_MMIO, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, PENDING, PENDING_EXIT,
-  PENDING_VECTOR, REPLAY, REPLAY_COUNT, REPLAY_INDEX, REPLAY_MAX, REPLAY_RIP, TRAPS,
+  PENDING_VECTOR, REPLAY, REPLAY_COUNT, REPLAY_INDEX, REPLAY_LOG, REPLAY_MAX, REPLAY_RIP, TRAPS,
 } from './layout';
 
 /** The answer to the next device access of this instruction, if it is already known. */
@@ -30,7 +30,7 @@ function logFull(): bool {
 
 /** Ends the instruction with exit `code`, whose record is filled; it runs again when the access is answered. */
 function suspend(code: u32): void {
-  store<u32>(cpu, 1, EXIT_REPLAY);
+  store<u32>(cpu, REPLAY_LOG, EXIT_REPLAY);
   store<u64>(cpu, currentRipOrNext(), REPLAY_RIP);
   if (load<u32>(cpu, EXIT_WRITE)) store<u32>(cpu, load<u32>(cpu, REPLAY_COUNT) + 1, REPLAY_COUNT);
   store<u32>(cpu, PENDING_EXIT, PENDING);
@@ -42,13 +42,22 @@ function suspend(code: u32): void {
 function access(gpa: u64, size: u32, write: bool, value: u32): u32 {
   if (answered()) return nextAnswer();
   if (logFull() || load<u32>(cpu, DELIVERY)) return 0xffffffff;
+  record(gpa, size, write, value);
+  suspend(EXIT_MMIO);
+  return 0;
+}
+
+function record(gpa: u64, size: u32, write: bool, value: u32): void {
   store<u32>(cpu, size, EXIT_SIZE);
   store<u32>(cpu, write, EXIT_WRITE);
   store<u32>(cpu, value, EXIT_VALUE);
   store<u32>(cpu, walkRefused, EXIT_EXTENSIONS);
   store<f64>(cpu, <f64>gpa, EXIT_GPA);
-  suspend(EXIT_MMIO);
-  return 0;
+}
+
+/** Fills the exit record of an access at the physical address that the last `fill` found; `value`: zero-extended. */
+export function recordAccess(size: u32, write: bool, value: u32): void {
+  record(walkGpa, size, write, value);
 }
 
 /** Reads 1, 2, 4 or 8 bytes at the physical address that the last `fill` found. */

@@ -5,7 +5,7 @@ import { clearReplay, portAccess, watchedPort } from './mmio';
 import { probeWrite, rd16, rd32, rd8, sysRd16, wr16, wr32, wr8 } from './memory';
 import { currentRip, OP_ASIZE, OP_CODE, OP_PREFIX, OP_SEG, PREFIX_66, PREFIX_REP, PREFIX_REPNE } from './record';
 import { ATTR_P, CS, ES, FS, TR, checkSegment, mode64, protectedMode, segAttr, segBase, segLimit } from './segments';
-import { CPL, EXIT_ADDRESS, EXIT_IO, EXIT_PORT, EXIT_REPLAY, EXIT_SIZE, EXIT_VALUE, EXIT_WRITE, GPR, MODE, RFLAGS, RIP } from './layout';
+import { CPL, EXIT_ADDRESS, EXIT_IO, EXIT_PORT, EXIT_REPLAY, EXIT_SIZE, EXIT_TARGET, EXIT_VALUE, EXIT_WRITE, GPR, MODE, REPLAY_NONE, RFLAGS, RIP } from './layout';
 
 const RCX = GPR + 8;
 const RSI = GPR + 48;
@@ -35,7 +35,8 @@ function record(port: u32, size: u32, write: bool, value: u32): void {
   store<u32>(cpu, size, EXIT_SIZE);
   store<u32>(cpu, write, EXIT_WRITE);
   store<u32>(cpu, value, EXIT_VALUE);
-  store<u32>(cpu, 0, EXIT_REPLAY);
+  store<u32>(cpu, REPLAY_NONE, EXIT_REPLAY);
+  store<u32>(cpu, <u32>cpu + GPR, EXIT_TARGET);
   store<f64>(cpu, <f64>(<i64>(currentRip() + (mode64() ? 0 : segBase(CS)))), EXIT_ADDRESS);
 }
 

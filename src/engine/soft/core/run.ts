@@ -15,6 +15,12 @@ export function stop(rip: u64, exit: i32): i32 {
   return exit;
 }
 
+/** Leaves run() at the instruction `op`, which counts as executed, in the middle of its block. */
+export function leave(op: usize, rip: u64, exit: i32): i32 {
+  store<i64>(cpu, load<i64>(cpu, BUDGET) + <i64>load<u8>(op, OP_LEFT) - 1, BUDGET);
+  return stop(rip, exit);
+}
+
 /** Between two instructions with EVENTS not 0. 0 = go on at RIP, else an exit that run() returns. */
 export function serveEvents(rip: u64): i32 {
   store<u64>(cpu, rip, RIP);

@@ -222,18 +222,24 @@ const RUN_TEMPLATE = `${NOTE}// The interpreter: one loop over decoded records, 
 // locals (record, code key) is found again from RIP whenever run() is entered, since an unwinding loses them.
 import { cpu } from '../state';
 import { codeBase, codeKey, jumpEntry, link, lookup, single } from '../blocks';
-import { serveEvents, stop } from '../run';
+import { leave, serveEvents, stop } from '../run';
 import {
   arithmeticFlags, carryFlags, cf, CF, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
   FLAGS_SUB, keepZeroSetCarry, logicFlags, OF, overflow, parity, setSomeArith } from '../flags';
 import { badCall, execBranch } from '../branch';
 import { execInteger, productOverflows } from '../integer';
-import { BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END } from '../layout';
+import {
+  BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_MMIO, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END,
+} from '../layout';
 import { isCanonical } from '../paging';
-import { rd16, rd32, rd64, rd8, rmw16, rmw32, rmw64, rmw8, wr16, wr32, wr64, wr8 } from '../memory';
+import {
+  entryIn, hits, hostIn, rd16, rd32, rd64, rd8, READ_TAG, rmw16, rmw32, rmw64, rmw8, tlb, wr16, wr32, wr64, wr8, WRITE_TAG,
+} from '../memory';
+import { loadLeaves, storeLeaves } from '../moves';
 import { countUndefined } from '../statistics';
 import { fault, faultCode } from '../events';
-import { eaFlat, nextRip, OP_A, OP_B, OP_FALL, OP_IMM, OP_LEFT, OP_LENGTH, OP_OFFSET, OP_TAKEN, RECORD_SIZE, wrapRip } from '../record';
+import {
+  currentRip, eaFlat, nextRip, OP_A, OP_B, OP_FALL, OP_IMM, OP_LEFT, OP_LENGTH, OP_OFFSET, OP_TAKEN, RECORD_SIZE, wrapRip } from '../record';
 import { execSse } from '../sse';
 import { execString } from '../strings';
 import { execSystem } from '../system';
