@@ -42,7 +42,7 @@ export function addDemoCommand(program: Command): void {
     .option('--sha256 <digest>', 'expected digest of --url')
     .option('--verbose', 'show the guest\'s console on standard error')
     .addHelpText('after', '\nExamples:\n  portcullis demo\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n');
-  addRunOptions(demo, ['memory', 'net', 'pcap', 'engine', 'clock', 'timeout', 'events', 'log']);
+  addRunOptions(demo, ['memory', 'net', 'pcap', 'engine', 'clock', 'timeout', 'events', 'watch', 'log']);
   action(demo, async ({ json, progress }, flags: DemoFlags) => {
     const mebibytes = Number(flags.download);
     if (!(mebibytes > 0 && mebibytes <= 4096)) throw new UserError(`--download ${flags.download}: expected MiB from 1 to 4096`);
@@ -113,6 +113,7 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
     cards: cardsOf(options.net, options.pcap),
     wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
     log: options.log,
+    watch: options.watch,
   };
   return { config, kernel };
 }

@@ -242,12 +242,12 @@ export class Vm {
     }
   }
 
-  private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string }): void {
+  private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string } | { failed: string }): void {
     if (verdict === 'not-mine') {
       // A stray write to the gate port by someone who has no guarded module is an ordinary port access.
       if (exit.kind !== 'io') this.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
       else if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
-    } else this.end({ kind: 'violation', reason: verdict.stop });
+    } else this.end('failed' in verdict ? { kind: 'failed', reason: verdict.failed } : { kind: 'violation', reason: verdict.stop });
   }
 
   private memoryAccess(exit: Extract<Exit, { kind: 'mmio' }>): void {
