@@ -133,5 +133,6 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     debugExitPort: options.debugExit,
     wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
     log: options.log,
+    watch: options.watch,
   };
 }

@@ -44,7 +44,7 @@ export function addDemoCommand(program: Command): void {
     .option('--sha256 <digest>', 'expected digest of --url')
     .option('--verbose', 'show the guest\'s console on standard error')
     .addHelpText('after', '\nExamples:\n  portcullis demo\n  portcullis demo vault\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n');
-  addRunOptions(demo, ['memory', 'cpus', 'cores', 'pin', 'net', 'pcap', 'engine', 'clock', 'seed', 'timeout', 'events', 'log']);
+  addRunOptions(demo, ['memory', 'cpus', 'cores', 'pin', 'net', 'pcap', 'engine', 'clock', 'seed', 'timeout', 'events', 'watch', 'log']);
   action(demo, async (context, what: string, flags: DemoFlags) => {
     if (what === 'vault') return vaultDemo(context, resolveRunOptions({ memory: '128M', timeout: DEMO_TIMEOUT, ...definedOnly(flags) }, undefined), flags.verbose === true);
     if (what !== 'driver') throw new UserError(`there is no demo "${what}"`, 'portcullis demo, or portcullis demo vault');
@@ -118,6 +118,7 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
     cards: cardsOf(options.net, options.pcap),
     wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
     log: options.log,
+    watch: options.watch,
   };
   return { config, kernel };
 }

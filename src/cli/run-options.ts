@@ -61,6 +61,7 @@ export const RUN_OPTIONS = {
   seed: { flags: '--seed <number>', group: 'run', text: 'draw the lengths of CPUs\' turns; with --clock instructions a run repeats exactly', schema: count(0, 2 ** 32 - 1).optional() },
   timeout: { flags: '--timeout <seconds>', group: 'run', text: 'end the run after this time (exit code 36)', schema: count(1, 1_000_000).optional() },
   events: { flags: '--events <where>', group: 'run', text: 'audit events as NDJSON to a path, - (standard output) or fd:N', schema: z.string().optional() },
+  watch: { flags: '--watch', group: 'run', text: 'check the border\'s invariants at every crossing; the machine fails if one breaks', schema: z.union([z.boolean(), z.stringbool()]).default(false) },
   log: { flags: '--log <level>', group: 'run', text: 'trace, debug, info, warn or error; default: warn', schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn') },
 } as const satisfies Record<string, OptionRow>;
 

@@ -231,6 +231,8 @@ export interface Engine {
   readonly clock: EngineClock;
   readonly cpus: readonly Cpu[];
   readonly untrusted: View;
+  /** Every module view there is now. `id`s are never used twice. */
+  readonly views: Iterable<View>;
   /** Guest time-stamp counter frequency, Hz. TSC = f(clock.now()) + IA32_TSC_ADJUST. */
   readonly tscFrequency: number;
 

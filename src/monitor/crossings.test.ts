@@ -345,3 +345,12 @@ describe('P4: valid stack', () => {
     expect(violations(guest)).toEqual([]);
   });
 });
+
+test('P3 the module reaches the gate of its init function after init: there is nothing behind it', () => {
+  const guest = live();
+  guest.call(G.probe);
+  guest.gate(G.init);
+  expect(guest.inside()).toBe(false);
+  expect(violations(guest)).toEqual(['wild-fetch']);
+  expect(guest.rip()).toBe(KERNEL_TEXT);
+});

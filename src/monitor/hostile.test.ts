@@ -137,7 +137,10 @@ test('P11 random border actions: nothing crashes, nothing grows, and no CPU is i
         const other = guest.inside(guest.engine.cpus[1 - index]);
         if (action === 'call' && cpu.translate(guest.rsp(cpu) - 8, true) >= 0) guest.push(value, cpu);
         if (action === 'gate' || action === 'call') guest.gate(gate, cpu);
-        else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.handle(cpu.out(guest.pop(cpu), 0x5e), cpu);
+        else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) {
+          const target = guest.pop(cpu);
+          guest.handle(inside && !cpu.executable(target) ? cpu.fetch(target) : cpu.out(target, 0x5e), cpu);
+        }
         else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
         else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
         else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);

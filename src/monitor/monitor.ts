@@ -187,6 +187,8 @@ export class Monitor {
       }
       case GATE.return: return this.returnOut(cpu, instance);
       case GATE.entry:
+        // Init code is gone after init; the gate that led there still stands.
+        if (!instance.code.holds(instance.gateTarget[gate])) return this.violation(cpu, instance, 'wild-fetch', `to ${gateName(instance, gate)}, which is gone`);
         this.crossings.internal += 1;
         count(instance, gate);
         setRegisterAddress(cpu.registers, REG.rip, instance.gateTarget[gate]);

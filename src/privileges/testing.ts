@@ -17,6 +17,7 @@ import { createImage, RELOCATION } from '../monitor/image.ts';
 import type { ImageRelocation, ImageSection, ImageSource } from '../monitor/image.ts';
 import { createMonitor } from '../monitor/monitor.ts';
 import type { Decision, Monitor, RegisteredModule, Verdict, ViolationPolicy } from '../monitor/monitor.ts';
+import { Watch } from '../monitor/watch.ts';
 
 /** Sections of the tiny module, in order. */
 export const S = { text: 0, thunks: 1, init: 2, rodata: 3, private: 4, data: 5, bugs: 6, exceptions: 7, orc: 8, orcIp: 9, gates: 10 } as const;
@@ -178,6 +179,7 @@ export class Guest {
   readonly tables: PageTables;
   readonly monitor: Monitor;
   readonly events: AuditEvent[] = [];
+  private readonly watch: Watch;
   private nextStack = STACK_FRAMES;
 
   constructor(modules: readonly RegisteredModule[] | ((engine: FakeEngine) => readonly RegisteredModule[]), options: { cpus?: number; hostPages?: number } = {}) {
@@ -189,6 +191,7 @@ export class Guest {
     this.tables.map(KERNEL.kfunc, 0x20_0000, false);
     this.tables.map(KERNEL_TEXT - (KERNEL_TEXT & 0xfff), 0x20_1000, false);
     const list = typeof modules === 'function' ? modules(this.engine) : modules;
+    this.watch = new Watch(this.engine, 16);
     this.monitor = createMonitor({ engine: this.engine, modules: list, log: silentLog, audit: (event) => this.events.push(event) });
   }
 
@@ -261,7 +264,13 @@ export class Guest {
     return value;
   }
 
-  handle(exit: Exit, cpu = this.cpu): Verdict { return this.monitor.handle(cpu, exit); }
+  /** Every exit of every test is watched: what the engine then allows must hold whatever the test is about. */
+  handle(exit: Exit, cpu = this.cpu): Verdict {
+    const verdict = this.monitor.handle(cpu, exit);
+    const broken = this.watch.crossed(cpu);
+    if (broken !== undefined) throw new Error(`invariant: ${broken}`);
+    return verdict;
+  }
   gate(gate: number, cpu = this.cpu, shift = 0): Verdict { return this.handle(cpu.out(CORE + shift + 0x1000 + gate * GATE_SIZE, GATE_PORT), cpu); }
   gateAddress(gate: number, shift = 0): number { return CORE + shift + 0x1000 + gate * GATE_SIZE; }
   inside(cpu = this.cpu): boolean { return cpu.view !== this.engine.untrusted; }

@@ -60,6 +60,8 @@ export interface VmConfig {
   /** ms since the epoch when the guest starts. */
   wallClock: number;
   log: LogLevel;
+  /** After every crossing, ask the engine whether the invariants hold; the machine fails if one does not. */
+  watch?: boolean;
 }
 
 /** How a run ended. */

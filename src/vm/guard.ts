@@ -11,6 +11,7 @@ import type { Board } from '../machine/board.ts';
 import type { AuditEvent } from '../monitor/audit.ts';
 import { imageFromElf } from '../monitor/image-elf.ts';
 import { createMonitor, type Decision, type RegisteredModule as MonitoredModule, type Verdict, type ViolationPolicy } from '../monitor/monitor.ts';
+import { Watch } from '../monitor/watch.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import type { Grant } from '../policy/grant.ts';
 import type { Manifest } from '../policy/manifest.ts';
@@ -21,7 +22,8 @@ import type { RegisteredModule, VmConfig, VmEvent, VmReport } from './config.ts'
 import type { VmPorts } from './vm.ts';
 
 export interface Guard {
-  handle(cpu: Cpu, exit: Exit): Verdict;
+  /** `failed`: an invariant does not hold; the machine must not run on. */
+  handle(cpu: Cpu, exit: Exit): Verdict | { failed: string };
   /** The CPU is about to be reset by INIT: it leaves the module that it may be in. */
   reset(cpu: Cpu): void;
   /** True if the port belongs to a withheld device that this CPU may not reach now. Counted and logged. */
@@ -60,6 +62,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     if (!decision.granted && grants.length > 0) log.warn(`${manifest.module} has no grant that holds: ${decision.reason}`);
   });
   const monitor = createMonitor({ engine, modules, log, audit });
+  const watch = config.watch ? new Watch(engine) : undefined;
   const accesses = { reads: 0, writes: 0, interrupted: 0 };
 
   const refuse = (cpu: Cpu, space: 'memory' | 'port' | 'msr', address: number, write: boolean) => {
@@ -81,7 +84,11 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
   };
 
   return {
-    handle: (cpu, exit) => monitor.handle(cpu, exit),
+    handle: watch === undefined ? (cpu, exit) => monitor.handle(cpu, exit) : (cpu, exit) => {
+      const verdict = monitor.handle(cpu, exit);
+      const broken = watch.crossed(cpu);
+      return broken === undefined ? verdict : { failed: `an invariant of the border does not hold: ${broken}` };
+    },
     reset: (cpu) => monitor.reset(cpu),
     portRefused(cpu, exit) {
       if (privileges.portAllowed(cpu, exit.port, exit.size)) return false;

@@ -10,12 +10,15 @@ import { cachedKernel, findModule } from '../../src/guest/fetch.ts';
 
 export const cli = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
+/** The invariants of the border are watched in every test. */
+const WATCHED = { PORTCULLIS_WATCH: '1' };
+
 export interface Finished { code: number | null; out: string; err: string }
 
 /** Runs the command line to its end. `input` goes to standard input. */
 export function portcullis(args: readonly string[], options: { input?: string; cwd?: string; env?: Record<string, string> } = {}): Finished {
   const { input = '', cwd, env } = options;
-  const result = spawnSync(process.execPath, [cli, ...args], { encoding: 'utf8', input, cwd, env: { ...process.env, ...env }, maxBuffer: 64 << 20, timeout: 180_000 });
+  const result = spawnSync(process.execPath, [cli, ...args], { encoding: 'utf8', input, cwd, env: { ...process.env, ...WATCHED, ...env }, maxBuffer: 64 << 20, timeout: 180_000 });
   return { code: result.status, out: result.stdout, err: result.stderr };
 }
 

@@ -62,6 +62,7 @@ export function createSoftEngine(options: SoftOptions): Engine {
     clock,
     cpus,
     untrusted,
+    get views() { return views.all.filter((view) => view !== untrusted); },
     tscFrequency: TSC_HZ,
     createView: (name: string): View => views.create(name),
     destroyView: (view: View) => {
