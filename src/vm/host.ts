@@ -6,7 +6,8 @@ import type { Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from 
 import { openCardLinks } from './links.ts';
 
 export interface VmListener {
-  console(bytes: Uint8Array): void;
+  /** Serial output. A promise says that this is more than can be taken now: the machine waits when much is outstanding. */
+  console(bytes: Uint8Array): Promise<void> | undefined;
   event?(event: VmEvent): void;
   log?(record: LogRecord): void;
 }
@@ -30,6 +31,8 @@ export const BELL = {
   messages: 1,
   /** Bytes of console input that the guest has not taken. */
   input: 2,
+  /** Not 0: the run is to end, so the machine waits for nobody. */
+  stopping: 3,
 } as const;
 
 /** What the worker gets beside the configuration. */
@@ -55,12 +58,19 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     port1.postMessage(command);
     ring();
   };
+  const handled = () => {
+    Atomics.sub(words, BELL.messages, 1);
+    Atomics.notify(words, BELL.messages);
+  };
   const ended = new Promise<{ outcome: Outcome; report: VmReport }>((resolve, reject) => {
     worker.on('message', (message: VmMessage) => {
-      Atomics.sub(words, BELL.messages, 1);
-      Atomics.notify(words, BELL.messages);
       switch (message.kind) {
-        case 'console': listener.console(message.bytes); break;
+        case 'console': {
+          const taken = listener.console(message.bytes);
+          if (taken === undefined) break;
+          void taken.then(handled);
+          return;
+        }
         case 'event': listener.event?.(message.event); break;
         case 'log': listener.log?.(message.record); break;
         case 'ended': resolve({ outcome: message.outcome, report: message.report }); break;
@@ -68,6 +78,7 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
           reject(message.defect === undefined ? new UserError(message.message, message.fix, message.exit as ExitName) : new Error(`${message.message}\n${message.defect}`));
           break;
       }
+      handled();
     });
     worker.on('error', reject);
     worker.on('exit', () => reject(new Error('the machine\'s thread ended without a result')));
@@ -84,7 +95,11 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
       post({ kind: 'input', bytes });
     },
     inputBacklog: () => Atomics.load(words, BELL.input),
-    stop: () => post({ kind: 'stop' }),
+    stop() {
+      Atomics.store(words, BELL.stopping, 1);
+      Atomics.notify(words, BELL.messages);
+      post({ kind: 'stop' });
+    },
     ended,
   };
 }
