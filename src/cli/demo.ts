@@ -23,7 +23,7 @@ import { type DemoResult, judge, summary } from './demo-report.ts';
 import { vaultDemo } from './demo-vault.ts';
 import { DemoTranscript } from './demo-transcript.ts';
 import { makeGrant } from './keys.ts';
-import { printJson } from './output.ts';
+import { pacedStream, printJson } from './output.ts';
 import { addRunOptions, resolveRunOptions, type RunOptions } from './run-options.ts';
 import { describeEnd, supervise } from './supervise.ts';
 
@@ -59,10 +59,11 @@ export function addDemoCommand(program: Command): void {
     const { config, kernel } = await prepare(options, url, step);
     progress.step({ text: `starting ${kernel.release} on the ${options.engine} engine` });
     const transcript = new DemoTranscript((stage) => progress.step({ text: `guest: ${stage}` }));
+    const screen = pacedStream(process.stderr);
     const ended = await supervise(config, {
       console(chunk) {
         transcript.add(chunk);
-        if (flags.verbose) process.stderr.write(chunk);
+        return flags.verbose ? screen.write(chunk) : undefined;
       },
       events: options.events,
       timeout: options.timeout,

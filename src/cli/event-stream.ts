@@ -2,6 +2,7 @@
 import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { UserError } from '../base/errors.ts';
+import { LAST_WORDS_MS } from './output.ts';
 
 export interface EventStream {
   write(event: object): void;
@@ -11,14 +12,13 @@ export interface EventStream {
 
 /** Bytes that wait for a slow reader; after that events are dropped, and the drop is said once. */
 const BACKLOG = 8 << 20;
-const LAST_WORDS_MS = 2000;
 const FIRST_FREE_FD = 3;
 const MAX_FD = 65535;
 
 /** Opens `where`: a path, "-" for standard output, or "fd:N" for a descriptor that this process was given. Throws UserError. */
 export function openEventStream(where: string): EventStream {
   const complain = (text: string) => { process.stderr.write(`portcullis: the event stream ${where} ${text}\n`); };
-  if (where === '-') return { write: (event) => { process.stdout.write(line(event)); }, close: async () => {} };
+  if (where === '-') return standardOutput(complain);
   const fd = open(where);
   const stat = fstatSync(fd);
   return stat.isFIFO() || stat.isSocket() ? pipeStream(fd, complain) : fileStream(fd, complain);
@@ -43,6 +43,22 @@ function open(where: string): number {
     const unread = (error as NodeJS.ErrnoException).code === 'ENXIO';
     throw new UserError(`--events ${where}: ${unread ? 'nobody reads this pipe' : (error as Error).message}`, 'give a writable path, - or an open descriptor as fd:N', 'failed');
   }
+}
+
+const TOO_SLOW = 'is not read fast enough: events are lost';
+
+function standardOutput(complain: (text: string) => void): EventStream {
+  let full = false;
+  return {
+    write(event) {
+      if (process.stdout.writableLength <= BACKLOG) process.stdout.write(line(event));
+      else if (!full) {
+        full = true;
+        complain(TOO_SLOW);
+      }
+    },
+    close: async () => {},
+  };
 }
 
 /** Files and terminals: written at once, so that nothing is lost when this process is killed. */
@@ -77,7 +93,7 @@ function pipeStream(fd: number, complain: (text: string) => void): EventStream {
   return {
     write(event) {
       if (state === 'broken') return;
-      if (socket.writableLength > BACKLOG) fail('is not read fast enough: events are lost', 'full');
+      if (socket.writableLength > BACKLOG) fail(TOO_SLOW, 'full');
       else socket.write(line(event));
     },
     close: () => new Promise((resolve) => {

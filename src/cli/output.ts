@@ -2,6 +2,9 @@
 import { styleText } from 'node:util';
 import { EXIT_CODES, type ExitName, UserError } from '../base/errors.ts';
 
+/** How long the last output may take to be read, ms. */
+export const LAST_WORDS_MS = 2000;
+
 /** Columns aligned by their longest cell. Rows may have different lengths. */
 export function columns(rows: readonly (readonly string[])[], gap = 2): string {
   const widths: number[] = [];
@@ -19,6 +22,35 @@ export function styled(style: Style, text: string): string {
 /** One JSON object on one line: the machine-readable result, last on standard output. */
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/**
+ * A stream for output that may come faster than its reader takes it: `write` gives a promise when the reader is behind, which resolves
+ * when it has caught up. `finish` waits for the rest, but at most two seconds; false: the reader takes nothing.
+ */
+export function pacedStream(stream: NodeJS.WriteStream): { write(bytes: Uint8Array): Promise<void> | undefined; finish(): Promise<boolean> } {
+  let behind: Promise<void> | undefined;
+  return {
+    write(bytes) {
+      if (stream.write(bytes)) return undefined;
+      behind ??= new Promise((resolve) => {
+        stream.once('drain', () => {
+          behind = undefined;
+          resolve();
+        });
+      });
+      return behind;
+    },
+    async finish() {
+      if (stream.writableLength === 0) return true;
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), LAST_WORDS_MS); });
+      const out = new Promise<boolean>((resolve) => { stream.write('', () => resolve(true)); });
+      const done = await Promise.race([out, late]);
+      clearTimeout(timer);
+      return done;
+    },
+  };
 }
 
 /** Prints an error for people (and as JSON with `json`) and returns the exit code. Stack traces only for defects of ours. */

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { assemble } from './assemble.ts';
 import { action } from './command.ts';
-import { printJson } from './output.ts';
+import { pacedStream, printJson } from './output.ts';
 import { addRunOptions, networksHelp, resolveRunOptions } from './run-options.ts';
 import { describeEnd, supervise } from './supervise.ts';
 import { type ConsoleInput, openConsole } from './terminal.ts';
@@ -30,12 +30,12 @@ Lists are separated by commas there.
     const config = await assemble(options, (step) => progress.step(step));
     progress.clear();
     // Standard output may be for the result or the events: then the console goes to standard error.
-    const screen = json || options.events === '-' ? process.stderr : process.stdout;
+    const screen = pacedStream(json || options.events === '-' ? process.stderr : process.stdout);
     if (process.stdin.isTTY) process.stderr.write('console: ctrl-a x leaves, ctrl-a h helps\r\n');
     let input: ConsoleInput | undefined;
     try {
       const ended = await supervise(config, {
-        console: (bytes) => { screen.write(bytes); },
+        console: (bytes) => screen.write(bytes),
         started(vm) {
           input = openConsole(vm, () => vm.stop());
         },
@@ -45,6 +45,8 @@ Lists are separated by commas there.
       input?.close();
       if (json) printJson({ ok: ended.code === 0, exit: ended.exit, code: ended.code, outcome: ended.outcome, ...ended.report });
       else process.stderr.write(`portcullis: ${describeEnd(ended)}\n`);
+      // A reader that takes nothing must not keep a machine that has ended.
+      if (!(await screen.finish())) process.exit(ended.code);
       return ended.code;
     } finally {
       input?.close();

@@ -7,7 +7,7 @@ import { openEventStream } from './event-stream.ts';
 
 export interface Supervision {
   /** Serial output. */
-  console(bytes: Uint8Array): void;
+  console(bytes: Uint8Array): Promise<void> | undefined;
   /** Gets the running machine, to feed its console. */
   started?(vm: RunningVm): void;
   /** `--events`: path, "-" or "fd:N". */
@@ -57,7 +57,7 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
         const text = tail + Buffer.from(bytes).toString('latin1');
         panicked ||= text.includes(PANIC);
         tail = text.slice(1 - PANIC.length);
-        supervision.console(bytes);
+        return supervision.console(bytes);
       },
       event(event) {
         stream?.write(event);

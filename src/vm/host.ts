@@ -6,7 +6,8 @@ import type { MemorySearch, Outcome, VmCommand, VmConfig, VmEvent, VmMessage, Vm
 import { openCardLinks } from './links.ts';
 
 export interface VmListener {
-  console(bytes: Uint8Array): void;
+  /** Serial output. A promise says that this is more than can be taken now: the machine waits when much is outstanding. */
+  console(bytes: Uint8Array): Promise<void> | undefined;
   event?(event: VmEvent): void;
   log?(record: LogRecord): void;
 }
@@ -32,6 +33,8 @@ export const BELL = {
   messages: 1,
   /** Bytes of console input that the guest has not taken. */
   input: 2,
+  /** Not 0: the run is to end, so the machine waits for nobody. */
+  stopping: 3,
 } as const;
 
 /** What the worker gets beside the configuration. */
@@ -58,12 +61,19 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     ring();
   };
   const searches: ((result: MemorySearch) => void)[] = [];
+  const handled = () => {
+    Atomics.sub(words, BELL.messages, 1);
+    Atomics.notify(words, BELL.messages);
+  };
   const ended = new Promise<{ outcome: Outcome; report: VmReport }>((resolve, reject) => {
     worker.on('message', (message: VmMessage) => {
-      Atomics.sub(words, BELL.messages, 1);
-      Atomics.notify(words, BELL.messages);
       switch (message.kind) {
-        case 'console': listener.console(message.bytes); break;
+        case 'console': {
+          const taken = listener.console(message.bytes);
+          if (taken === undefined) break;
+          void taken.then(handled);
+          return;
+        }
         case 'event': listener.event?.(message.event); break;
         case 'log': listener.log?.(message.record); break;
         case 'searched': searches[message.id]?.(message.search); break;
@@ -72,6 +82,7 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
           reject(message.defect === undefined ? new UserError(message.message, message.fix, message.exit as ExitName) : new Error(`${message.message}\n${message.defect}`));
           break;
       }
+      handled();
     });
     worker.on('error', reject);
     worker.on('exit', () => reject(new Error('the machine\'s thread ended without a result')));
@@ -92,7 +103,11 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
       new Promise<MemorySearch>((resolve) => post({ kind: 'search', id: searches.push(resolve) - 1, needles: [...needles] })),
       ended.then(() => { throw new Error('the machine has ended'); }),
     ]),
-    stop: () => post({ kind: 'stop' }),
+    stop() {
+      Atomics.store(words, BELL.stopping, 1);
+      Atomics.notify(words, BELL.messages);
+      post({ kind: 'stop' });
+    },
     ended,
   };
 }

@@ -13,7 +13,11 @@ const MESSAGES = 4096;
 function send(message: VmMessage): void {
   let waiting = Atomics.add(bellWords, BELL.messages, 1) + 1;
   parentPort?.postMessage(message);
-  for (; waiting > MESSAGES; waiting = Atomics.load(bellWords, BELL.messages)) Atomics.wait(bellWords, BELL.messages, waiting);
+  while (waiting > MESSAGES && Atomics.load(bellWords, BELL.stopping) === 0) {
+    // Not for ever: the order to stop may come between the look and the wait.
+    Atomics.wait(bellWords, BELL.messages, waiting, 100);
+    waiting = Atomics.load(bellWords, BELL.messages);
+  }
 }
 
 let seen = 0;

@@ -100,3 +100,14 @@ test('a reader that goes away ends the run without a word', async () => {
   expect(out.trim()).toBe('100000');
   expect(err).not.toMatch(/error|EPIPE|limit/);
 });
+
+test('a reader that stalls holds up the guest, not the time limit', async () => {
+  const flood = kernel([...print('ready\n'), 0xb0, 0x0a, 0xee, 0xeb, 0xfd]); // out dx, al for ever
+  const child = spawn('sh', ['-c', `{ "${process.execPath}" "${cli}" run --kernel "${flood}" --memory 16M --timeout 2 < /dev/null; echo "code $?" >&2; kill $(cat sleeper); } | { sleep 60 & echo $! > sleeper; wait; }`],
+    { cwd: space.folder });
+  let err = '';
+  child.stderr.on('data', (chunk) => { err += chunk; });
+  await new Promise((resolve) => child.on('close', resolve));
+  expect(err).toContain('time limit');
+  expect(err).toContain('code 36');
+});

@@ -151,7 +151,7 @@ const run = async (name, start, mac) => {
   const config = await assemble(resolveRunOptions({ name, start, net: ['hub:lan'], append: 'quiet', put: ['e1000.ko=${stockModule('e1000')}'] }), () => {});
   config.cards[0].mac = mac;
   let text = '';
-  const vm = await startVm(config, { console: (bytes) => { text += Buffer.from(bytes).toString('latin1'); } });
+  const vm = await startVm(config, { console(bytes) { text += Buffer.from(bytes).toString('latin1'); } });
   const { outcome } = await vm.ended;
   return [outcome.kind, text.includes('reached')];
 };
