@@ -1,7 +1,11 @@
-/** The target of `--events`: NDJSON to a file, a pipe or standard output. A target that fails or does not keep up must not hold up the machine. */
-import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
+/**
+ * The target of `--events`: chained NDJSON (policy/audit-chain.ts) to a file, a pipe or standard output. A target that fails or does not keep up
+ * must not hold up the machine.
+ */
+import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { UserError } from '../base/errors.ts';
+import { ChainWriter, LINE_LIMIT } from '../policy/audit-chain.ts';
 import { LAST_WORDS_MS } from './output.ts';
 
 export interface EventStream {
@@ -10,21 +14,59 @@ export interface EventStream {
   close(): Promise<void>;
 }
 
+/** Where lines go. A line is made only when it will be written: one that is dropped must leave no hole in the chain. */
+interface LineSink {
+  write(line: () => string): void;
+  close(): Promise<void>;
+}
+
 /** Bytes that wait for a slow reader; after that events are dropped, and the drop is said once. */
 const BACKLOG = 8 << 20;
 const FIRST_FREE_FD = 3;
 const MAX_FD = 65535;
+const NEWLINE = 10;
 
 /** Opens `where`: a path, "-" for standard output, or "fd:N" for a descriptor that this process was given. Throws UserError. */
 export function openEventStream(where: string): EventStream {
   const complain = (text: string) => { process.stderr.write(`portcullis: the event stream ${where} ${text}\n`); };
-  if (where === '-') return standardOutput(complain);
+  if (where === '-') return chained(standardOutput(complain));
   const fd = open(where);
   const stat = fstatSync(fd);
-  return stat.isFIFO() || stat.isSocket() ? pipeStream(fd, complain) : fileStream(fd, complain);
+  if (stat.isFIFO() || stat.isSocket()) return chained(pipeSink(fd, complain));
+  const before = stat.isFile() && stat.size > 0 ? lastLine(fd, stat.size) : undefined;
+  if (before?.whole === false) writeSync(fd, '\n');
+  return chained(fileSink(fd, complain), before?.line);
 }
 
-const line = (event: object) => `${JSON.stringify(event)}\n`;
+function chained(sink: LineSink, last?: Uint8Array): EventStream {
+  const chain = new ChainWriter(last);
+  sink.write(() => chain.start());
+  return {
+    write: (event) => sink.write(() => chain.event(event)),
+    close() {
+      sink.write(() => chain.end());
+      return sink.close();
+    },
+  };
+}
+
+/** The last line of a log that is appended to, and whether it has its newline. Undefined where the log may not be read. */
+function lastLine(fd: number, size: number): { line: Uint8Array; whole: boolean } | undefined {
+  const tail = Buffer.alloc(Math.min(size, LINE_LIMIT + 1));
+  try {
+    const reader = openSync(`/proc/self/fd/${fd}`, constants.O_RDONLY); // the descriptor itself may be for writing only
+    try {
+      readSync(reader, tail, 0, tail.length, size - tail.length);
+    } finally {
+      closeSync(reader);
+    }
+  } catch {
+    return undefined;
+  }
+  const whole = tail.at(-1) === NEWLINE;
+  const end = whole ? tail.length - 1 : tail.length;
+  return { line: tail.subarray(end === 0 ? 0 : tail.lastIndexOf(NEWLINE, end - 1) + 1, end), whole };
+}
 
 function open(where: string): number {
   const given = /^fd:(\d+)$/.exec(where);
@@ -47,11 +89,11 @@ function open(where: string): number {
 
 const TOO_SLOW = 'is not read fast enough: events are lost';
 
-function standardOutput(complain: (text: string) => void): EventStream {
+function standardOutput(complain: (text: string) => void): LineSink {
   let full = false;
   return {
-    write(event) {
-      if (process.stdout.writableLength <= BACKLOG) process.stdout.write(line(event));
+    write(line) {
+      if (process.stdout.writableLength <= BACKLOG) process.stdout.write(`${line()}\n`);
       else if (!full) {
         full = true;
         complain(TOO_SLOW);
@@ -62,12 +104,12 @@ function standardOutput(complain: (text: string) => void): EventStream {
 }
 
 /** Files and terminals: written at once, so that nothing is lost when this process is killed. */
-function fileStream(fd: number, complain: (text: string) => void): EventStream {
+function fileSink(fd: number, complain: (text: string) => void): LineSink {
   let broken = false;
   return {
-    write(event) {
+    write(line) {
       if (broken) return;
-      const bytes = Buffer.from(line(event));
+      const bytes = Buffer.from(`${line()}\n`);
       try {
         for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
       } catch (error) {
@@ -82,7 +124,7 @@ function fileStream(fd: number, complain: (text: string) => void): EventStream {
 }
 
 /** Pipes and sockets: their reader may be slow or gone. */
-function pipeStream(fd: number, complain: (text: string) => void): EventStream {
+function pipeSink(fd: number, complain: (text: string) => void): LineSink {
   const socket = new Socket({ fd, readable: false, writable: true });
   let state: 'open' | 'full' | 'broken' = 'open';
   const fail = (text: string, next: 'full' | 'broken') => {
@@ -91,10 +133,10 @@ function pipeStream(fd: number, complain: (text: string) => void): EventStream {
   };
   socket.on('error', (error) => fail(`ended: ${error.message}`, 'broken'));
   return {
-    write(event) {
+    write(line) {
       if (state === 'broken') return;
       if (socket.writableLength > BACKLOG) fail(TOO_SLOW, 'full');
-      else socket.write(line(event));
+      else socket.write(`${line()}\n`);
     },
     close: () => new Promise((resolve) => {
       const done = () => {

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { EXIT_CODES, UserError } from '../base/errors.ts';
+import { addAuditCommand } from './audit.ts';
 import { addBuildModuleCommand } from './build-module.ts';
 import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
@@ -48,6 +49,7 @@ addRunCommand(program);
 addLinkCommands(program);
 addKeyCommands(program);
 addBuildModuleCommand(program);
+addAuditCommand(program);
 addExplainCommand(program);
 addDoctorCommand(program);
 

@@ -1,0 +1,64 @@
+/** `portcullis audit verify FILE`: has anybody changed, removed, moved or cut off a line of an event log? */
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import type { Command } from 'commander';
+import { UserError } from '../base/errors.ts';
+import { ChainReader, type ChainReport, LINE_LIMIT } from '../policy/audit-chain.ts';
+import { action } from './command.ts';
+import { printJson } from './output.ts';
+
+const CHUNK = 1 << 20;
+
+/** Reads a log of any length piece by piece. Throws UserError for a line that no log of ours holds. */
+export function readChain(path: string): ChainReport {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== false) throw new UserError(`${path}: no such log`, 'give a file that --events wrote');
+  const reader = new ChainReader();
+  const chunk = Buffer.alloc(CHUNK);
+  const fd = openSync(path, 'r');
+  try {
+    let rest = Buffer.alloc(0);
+    for (let got = readSync(fd, chunk); got > 0; got = readSync(fd, chunk)) {
+      const bytes = Buffer.concat([rest, chunk.subarray(0, got)]);
+      let from = 0;
+      for (let end = bytes.indexOf('\n'); end >= 0; end = bytes.indexOf('\n', from)) {
+        reader.line(bytes.subarray(from, end));
+        from = end + 1;
+      }
+      rest = bytes.subarray(from);
+      if (rest.length > LINE_LIMIT) throw new UserError(`${path}: a line has more than ${LINE_LIMIT} bytes`, 'expected a log made by --events');
+    }
+    if (rest.length > 0) reader.line(rest, false);
+  } finally {
+    closeSync(fd);
+  }
+  return reader.report();
+}
+
+export function addAuditCommand(program: Command): void {
+  const audit = program.command('audit').description('the event logs of machines');
+  const verify = audit.command('verify').argument('<file>', 'a log written by --events')
+    .description('find a line that was changed, removed, moved or cut off')
+    .option('--open', 'the log may lack its end: its machine runs, or was killed')
+    .option('--head <sha256>', 'hash of the last line, as an earlier verify printed it')
+    .addHelpText('after', `
+Each line of a log carries the SHA-256 of the line before it. Whoever may write the whole
+file could write it anew: keep the printed hash elsewhere, and give it with --head.
+
+Exit codes: 0 nothing found, 1 something was found, 2 no such log.
+
+Example:
+  portcullis audit verify events.ndjson
+`);
+  action(verify, ({ json }, file: string, options: { open?: boolean; head?: string }) => {
+    const report = readChain(file);
+    const findings = report.findings.map(({ line, problem }) => `line ${line} ${problem}`);
+    if (report.lines === 0) findings.push('the log is empty');
+    else if (!report.ended && !options.open) findings.push('the last run has no end: it was cut off, its machine was killed, or still runs (--open allows that)');
+    if (options.head !== undefined && options.head !== report.head) findings.push(`the last line has the hash ${report.head}`);
+    const ok = findings.length === 0;
+    const { lines, runs, events, head, ended } = report;
+    if (json) printJson({ ok, lines, runs, events, head, ended, findings });
+    else if (ok) console.log(`${file}: whole; ${events} events in ${runs} ${runs === 1 ? 'run' : 'runs'}\nlast line: ${head}`);
+    else console.log(`${file}: not whole\n${findings.map((finding) => `  ${finding}`).join('\n')}`);
+    return ok ? 0 : 1;
+  });
+}
