@@ -38,7 +38,7 @@ export function elf32(code: Uint8Array, options: { multiboot?: boolean; pvh?: bo
 
 /** mov dx, 0x3f8; for each letter: mov al, letter; out dx, al. */
 export function print(text: string): number[] {
-  return [0x66, 0xba, 0xf8, 0x03, ...Buffer.from(text).flatMap((letter) => [0xb0, letter, 0xee])];
+  return [0x66, 0xba, 0xf8, 0x03, ...[...Buffer.from(text)].flatMap((letter) => [0xb0, letter, 0xee])];
 }
 
 /** mov al, code; out 0xf4, al. */
