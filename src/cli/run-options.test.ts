@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { UserError } from '../base/errors.ts';
+import { processors } from './assemble.ts';
 import { resolveRunOptions } from './run-options.ts';
 
 let folder: string;
@@ -35,7 +36,25 @@ test('environment names are made from option names', () => {
   expect(resolveRunOptions({}, undefined).onViolation).toBe('stop');
 });
 
+test('CPUs, cores and pins', () => {
+  expect(resolveRunOptions({}, undefined)).toMatchObject({ cpus: 1 });
+  expect(resolveRunOptions({ cpus: '4', cores: '2', pin: '0=1, 3=0', seed: '7' }, undefined)).toMatchObject({ cpus: 4, cores: 2, pin: [[0, 1], [3, 0]], seed: 7 });
+  expect(processors(resolveRunOptions({ cpus: '4', pin: '3=3' }, undefined))).toEqual({ cpus: 4, cores: 4, pins: [[3, 3]], seed: undefined });
+});
+
 test.each([
+  ['a CPU that is not there', { cpus: '2', pin: '2=0' }, /no virtual CPU 2/],
+  ['a core that is not there', { cpus: '4', cores: '2', pin: '0=2' }, /no core 2/],
+])('a pin to %s is a clear error', (_, flags, message) => {
+  expect(() => processors(resolveRunOptions(flags, undefined))).toThrow(message);
+});
+
+test.each([
+  ['no CPU', { cpus: '0' }, /cpus/],
+  ['too many CPUs', { cpus: '17' }, /cpus/],
+  ['no pin', { pin: 'x' }, /pin.*CPU=CORE.*"x"/],
+  ['a CPU pinned twice', { pin: '0=1,0=0' }, /each CPU once/],
+  ['a negative seed', { seed: '-1' }, /seed/],
   ['a size too small', { memory: '1M' }, /memory.*16M to 3G.*"1M"/],
   ['no size', { memory: 'lots' }, /memory/],
   ['an unknown clock', { clock: 'sundial' }, /clock/],

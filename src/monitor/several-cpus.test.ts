@@ -90,7 +90,7 @@ test('P12 an unload while another CPU is inside ends its call in the kernel', ()
 });
 
 describe('INIT', () => {
-  test('P1 a CPU inside a module leaves it, with nothing of the module in its registers', () => {
+  test('P1 a CPU inside a module leaves it at INIT, with nothing of the module in its registers', () => {
     const guest = liveOn(2);
     const [first, second] = guest.engine.cpus;
     insideInner(guest, first, entryRsp(0));
