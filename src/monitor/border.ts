@@ -267,7 +267,10 @@ export class Border {
 
   /** Takes a CPU that is not running out of a view that is about to go away. */
   evict(cpu: Cpu, instance: Instance): void {
-    this.scrub(cpu.registers);
+    const { registers } = cpu;
+    const rsp = instance.private.kernelPointer(registerAddress(registers, REG.rsp));
+    if (!Number.isNaN(rsp)) setRegisterAddress(registers, REG.rsp, rsp);
+    this.scrub(registers);
     if (this.fpu[cpu.index] === 1) this.scrubVector(cpu);
     this.leave(cpu, instance);
   }

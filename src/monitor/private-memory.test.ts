@@ -122,6 +122,13 @@ describe('private stacks', () => {
     expect(violations(guest)).toEqual([]);
   });
 
+  test('P12 a CPU that is taken out while on one finds itself on the kernel stack', () => {
+    const guest = withStack();
+    const kernel = switchStack(guest);
+    guest.monitor.end();
+    expect([guest.inside(), guest.rsp()]).toEqual([false, kernel]);
+  });
+
   test.each<[string, (guest: Guest) => unknown]>([
     ['a call by gate', (guest) => guest.callOut(CORE + T.innerAfterCall)],
     ['a call by pointer', (guest) => {
