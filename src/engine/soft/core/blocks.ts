@@ -6,14 +6,15 @@
 // page descriptors and blocks and is only ever emptied as a whole, when it is full.
 import { decode, DECODED, DECODED_END, NEEDS_MORE } from './decode';
 import { faultCode } from './events';
-import { fetchHost, purgeWrites } from './memory';
+import { ENTRY_FLAGS, entryIn, fetchHost, purgeWrites, tlb } from './memory';
 import { H_END, H_RELOOKUP } from './generated/handlers';
 import { FLAG_EFFECT, FUSION_INDEX, FUSION_PAIRS, QUIET } from './generated/tables';
 import {
-  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_POOL, CUR_OP, FRAME_CODE, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
+  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_PAGES, CODE_POOL, CUR_OP, FRAME_CODE, GLOBAL_EPOCH, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
   STAT_PAGE_DROPS,
   STAT_POOL_DROPS, STAT_RECORDS,
 } from './layout';
+import { ENTRY_GLOBAL, pageHash, setBit } from './paging';
 import { OP_HANDLER, OP_LEFT, OP_LENGTH, OP_OFFSET, RECORD_SIZE } from './record';
 import { frames } from './shared';
 import { cpu } from './state';
@@ -70,6 +71,20 @@ export function codeKey(): u32 {
   return (load<u32>(cpu, CODE_EPOCH) << 2) | load<u32>(cpu, MODE);
 }
 
+/** The key of blocks in global pages, which changes of address space leave alone. */
+export function globalKey(): u32 {
+  return (load<u32>(cpu, GLOBAL_EPOCH) << 2) | load<u32>(cpu, MODE);
+}
+
+/** True if an entry of the jump cache is that of `la`, by either key. */
+// @ts-ignore: decorator
+@inline
+export function knows(entry: usize, la: u64, key: u32, keyOfGlobal: u32): bool {
+  if (load<u64>(entry) != la) return false;
+  const own = load<u32>(entry, 8);
+  return own == key || own == keyOfGlobal;
+}
+
 /** CS base: 0 in 64-bit mode. */
 export function codeBase(): u64 {
   return load<u32>(cpu, MODE) == 2 ? 0 : load<u64>(cpu + 8, SEG_BASE);
@@ -101,7 +116,7 @@ export function link(patch: usize, op: usize): void {
  * The first record of the block at `rip`; sets PAGE_BASE and the jump cache, fills in the link `patch` (or 0). Unwinds where the fetch
  * faults. May empty the pool: no record found earlier may be used afterwards.
  */
-export function lookup(rip: u64, key: u32, patch: usize): usize {
+export function lookup(rip: u64, patch: usize): usize {
   store<u64>(cpu, rip, RIP);
   store<u32>(cpu, 0, CUR_OP);
   if (load<u32>(cpu, CODE_POOL) + <u32>ROOM > load<u32>(cpu, CODE_AREA) + load<u32>(cpu, CODE_AREA_SIZE)) {
@@ -111,6 +126,7 @@ export function lookup(rip: u64, key: u32, patch: usize): usize {
   const mode = load<u32>(cpu, MODE);
   const la = linearRip(rip, mode);
   const host = fetchHost(la);
+  const global = (load<u32>(entryIn(tlb, la), ENTRY_FLAGS) & ENTRY_GLOBAL) != 0;
   const offset = <u32>host & 0xfff;
   const page = descriptor(host - offset);
   const head = page + PAGE_BLOCKS + ((offset >> 6) << 2);
@@ -125,8 +141,11 @@ export function lookup(rip: u64, key: u32, patch: usize): usize {
   store<u64>(cpu, rip - <u64>offset, PAGE_BASE);
   const tag = rip + codeBase();
   const entry = jumpEntry(tag);
+  const straddles = (load<u8>(block, BLOCK_MODE) & STRADDLES) != 0;
+  setBit(CODE_PAGES, pageHash(la));
+  if (straddles) setBit(CODE_PAGES, pageHash(la + 0x1000));
   store<u64>(entry, tag);
-  store<u32>(entry, key, 8);
+  store<u32>(entry, global && !straddles ? globalKey() : codeKey(), 8);
   store<u32>(entry, <u32>op, 12);
   if (patch != 0) link(patch, op);
   return op;

@@ -99,6 +99,7 @@ export const DROPPED_COUNT = 0x41c; // u32, pages written by others whose decode
 export const DROPPED = 0x420; // 32 x u32
 export const DROPPED_MAX = 32;
 export const SHADOW_COUNT = 0x4b8; // u64, instructions completed as the shadow began: while no more are, it holds
+export const GLOBAL_EPOCH = 0x4c4; // u32, like CODE_EPOCH for global pages: a change of address space keeps it
 export const DELIVERY = 0x4c0; // u32, 1 while an event is delivered: device memory does not answer then
 export const RESTART_RIP = 0x4b0; // u64, RIP of the RDMSR or WRMSR that left by an exit
 export const FILLS = 0x4a0; // u64, TLB fills
@@ -230,9 +231,11 @@ export const SET_EPOCH = 12; // u32
 export const SET_LAST_USE = 16; // u32
 export const SET_GENERATION = 20; // u32, of the view when it was filled
 export const SET_FILLED = 24; // 3 x u32, 1 = the array has entries
-export const CODE_PAGES = 0x181400; // 512 bytes: filter of linear pages that code was fetched from
+export const SET_GLOBAL = 36; // u32, epoch of global translations, shared by the sets of one view
 export const LARGE_PAGES = 0x181600; // 512 bytes: filter of regions mapped by large pages
-export const SYSTEM_SIZE = 0x182000; // STATE, translation sets and filters; the interpreter's caches follow
+export const CODE_PAGES = 0x182000; // 4 KiB: filter of linear pages that the jump cache has entries of
+export const CODE_PAGES_SIZE = 0x1000;
+export const SYSTEM_SIZE = 0x183000; // STATE, translation sets and filters; the interpreter's caches follow
 
 /** Deterministic clock: ns per instruction. */
 export const NS_PER_INSTRUCTION = 4;

@@ -280,7 +280,6 @@ export function fillFetch(array: usize, la: u64): usize {
       readable && writable && dirty && !watch && !(frame & (FRAME_NO_WRITE | FRAME_CODE)),
       true);
   }
-  setBit(CODE_PAGES, pageHash(la));
   return host;
 }
 
@@ -299,13 +298,15 @@ function enter(array: usize, la: u64, host: usize, read: bool, write: bool, exec
   store<u64>(cpu, load<u64>(cpu, FILLS) + 1, FILLS);
 }
 
-// ---- Filters: 4096 bits each, false positives only ---------------------------------------------------------------------------
+// ---- Filters: bit sets with false positives only -----------------------------------------------------------------------------
 
-export function pageHash(la: u64): u32 { return <u32>(la >> 12) & 0xfff; }
-export function largeHash(la: u64): u32 { return <u32>(la >> 21) & 0xfff; }
-export function hugeHash(la: u64): u32 { return (<u32>(la >> 30) * 0x9e5) & 0xfff; }
+/** Fibonacci hashing: neighbours spread evenly, and user and kernel addresses with equal low bits do not meet. */
+function hashed(number: u64, bits: u64): u32 { return <u32>((number * 0x9e3779b97f4a7c15) >> (64 - bits)); }
+export function pageHash(la: u64): u32 { return hashed(la >> 12, 15); }
+export function largeHash(la: u64): u32 { return hashed(la >> 21, 12); }
+export function hugeHash(la: u64): u32 { return hashed(la >> 30, 12); }
 
-function setBit(filter: usize, hash: u32): void {
+export function setBit(filter: usize, hash: u32): void {
   const at = cpu + filter + (hash >>> 3);
   store<u8>(at, <u8>(<u32>load<u8>(at) | (<u32>1 << (hash & 7))));
 }

@@ -6,8 +6,8 @@ import { EXECUTE_TAG, ENTRY_FLAGS, READ_TAG, entryAt, setTlb } from './memory';
 import { ENTRY_GLOBAL, ENTRY_HUGE, ENTRY_LARGE, hugeHash, largeHash, pageHash, testBit } from './paging';
 import { ATTR_DB, ATTR_L, CS, longMode, segAttr } from './segments';
 import {
-  ALLOW_VECTOR, BUDGET, CODE_EPOCH, CODE_PAGES, CPL, CR0, CR3, CR4, FLUSHES, FPU_OK, LARGE_PAGES, LAST_EPOCH, MODE, RFLAGS, RUN_END,
-  SET_CLOCK, SET_EPOCH, SET_FILLED, SET_GENERATION, SET_HEADER, SET_LAST_USE, SET_PCID, SET_USED, SET_VIEW, TLB_ARRAY_SIZE, TLB_ENTRY_SIZE,
+  ALLOW_VECTOR, BUDGET, CODE_EPOCH, CODE_PAGES, CODE_PAGES_SIZE, CPL, CR0, CR3, CR4, FLUSHES, FPU_OK, GLOBAL_EPOCH, LARGE_PAGES, LAST_EPOCH, MODE, RFLAGS, RUN_END,
+  SET_CLOCK, SET_EPOCH, SET_FILLED, SET_GENERATION, SET_GLOBAL, SET_HEADER, SET_LAST_USE, SET_PCID, SET_USED, SET_VIEW, TLB_ARRAY_SIZE, TLB_ENTRY_SIZE,
   TLB_SET, TLB_SET_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SYS, VIEW, VIEW_ALLOWED, VIEW_GENERATION, VIEW_ID,
 } from './layout';
 
@@ -49,6 +49,7 @@ export function selectArray(): void {
   setTlb(set + SET_HEADER + array * TLB_ARRAY_SIZE);
   store<u32>(cpu, <u32>(set + SET_HEADER), TLB_SYS);
   store<u32>(cpu, (load<u32>(set, SET_EPOCH) << 1) | u32(user), CODE_EPOCH);
+  store<u32>(cpu, (load<u32>(set, SET_GLOBAL) << 1) | u32(user), GLOBAL_EPOCH);
 }
 
 function currentPcid(): u32 {
@@ -88,9 +89,11 @@ export function selectSet(): void {
     store<u32>(set, id, SET_VIEW);
     store<u32>(set, pcid, SET_PCID);
     store<u32>(set, generation, SET_GENERATION);
+    shareGlobal(set);
   } else if (load<u32>(set, SET_GENERATION) != generation) {
     clearSet(set);
     store<u32>(set, generation, SET_GENERATION);
+    shareGlobal(set);
   }
   store<u32>(set, now, SET_LAST_USE);
   store<u32>(cpu, <u32>set, TLB_SET);
@@ -110,16 +113,36 @@ export function enterView(view: usize): void {
 
 // ---- Forgetting ------------------------------------------------------------------------------------------------------------
 
-function newEpoch(set: usize): void {
+function nextEpoch(): u32 {
   let epoch = load<u32>(cpu, LAST_EPOCH) + 1;
   if (epoch > MAX_EPOCH) {
     // Numbers begin anew: nothing may remember an old one.
     dropAllCode();
-    for (let i: u32 = 0; i < <u32>TLB_SETS; i++) store<u32>(setAt(i), i + 1, SET_EPOCH);
-    epoch = TLB_SETS + 1;
+    for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
+      store<u32>(setAt(i), 2 * i + 1, SET_EPOCH);
+      store<u32>(setAt(i), 2 * i + 2, SET_GLOBAL);
+    }
+    epoch = 2 * TLB_SETS + 1;
   }
   store<u32>(cpu, epoch, LAST_EPOCH);
-  store<u32>(set, epoch, SET_EPOCH);
+  return epoch;
+}
+
+function newEpoch(set: usize): void {
+  store<u32>(set, nextEpoch(), SET_EPOCH);
+}
+
+/** Gives a set the epoch of global translations of the other sets of its view, or a new one if it has no equals. */
+function shareGlobal(set: usize): void {
+  store<u32>(set, 0, SET_GLOBAL);
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
+    const other = setAt(i);
+    if (load<u32>(other, SET_USED) == 0 || load<u32>(other, SET_GLOBAL) == 0) continue;
+    if (load<u32>(other, SET_VIEW) != load<u32>(set, SET_VIEW) || load<u32>(other, SET_GENERATION) != load<u32>(set, SET_GENERATION)) continue;
+    store<u32>(set, load<u32>(other, SET_GLOBAL), SET_GLOBAL);
+    return;
+  }
+  store<u32>(set, nextEpoch(), SET_GLOBAL);
 }
 
 /**
@@ -171,7 +194,7 @@ export function flushAll(): void {
     clearSet(set);
     store<u32>(set, 0, SET_USED);
   }
-  memory.fill(cpu + CODE_PAGES, 0, 512);
+  memory.fill(cpu + CODE_PAGES, 0, CODE_PAGES_SIZE);
   memory.fill(cpu + LARGE_PAGES, 0, 512);
   selectSet();
   selectArray();
@@ -205,10 +228,13 @@ function flushLarge(la: u64, flag: u32, shift: u64): void {
   for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
     const set = setAt(i);
     if (load<u32>(set, SET_USED) == 0) continue;
-    let e = set + SET_HEADER;
-    const end = e + 3 * TLB_ARRAY_SIZE;
-    for (; e < end; e += TLB_ENTRY_SIZE) {
-      if (load<u32>(e, ENTRY_FLAGS) & flag && sameRegion(e, la, shift)) forget(e);
+    for (let array: u32 = 0; array < 3; array++) {
+      if (load<u32>(set + (array << 2), SET_FILLED) == 0) continue;
+      let e = set + SET_HEADER + array * TLB_ARRAY_SIZE;
+      const end = e + TLB_ARRAY_SIZE;
+      for (; e < end; e += TLB_ENTRY_SIZE) {
+        if (load<u32>(e, ENTRY_FLAGS) & flag && sameRegion(e, la, shift)) forget(e);
+      }
     }
   }
   renewEpochs();
@@ -220,7 +246,15 @@ function sameRegion(e: usize, la: u64, shift: u64): bool {
   return tag >> shift == la >> shift;
 }
 
+/** The jump cache forgets everything. */
 function renewEpochs(): void {
-  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) if (load<u32>(setAt(i), SET_USED) != 0) newEpoch(setAt(i));
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) store<u32>(setAt(i), 0, SET_GLOBAL);
+  for (let i: u32 = 0; i < <u32>TLB_SETS; i++) {
+    const set = setAt(i);
+    if (load<u32>(set, SET_USED) == 0) continue;
+    newEpoch(set);
+    shareGlobal(set);
+  }
+  memory.fill(cpu + CODE_PAGES, 0, CODE_PAGES_SIZE);
   selectArray();
 }

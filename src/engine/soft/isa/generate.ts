@@ -221,7 +221,7 @@ function runFile(list: readonly Handler[]): string {
 const RUN_TEMPLATE = `${NOTE}// The interpreter: one loop over decoded records, one switch over handlers. What the loop keeps in
 // locals (record, code key) is found again from RIP whenever run() is entered, since an unwinding loses them.
 import { cpu } from '../state';
-import { codeBase, codeKey, jumpEntry, link, lookup, single } from '../blocks';
+import { codeBase, codeKey, globalKey, jumpEntry, knows, link, lookup, single } from '../blocks';
 import { leave, serveEvents, stop } from '../run';
 import {
   arithmeticFlags, carryFlags, cf, CF, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
@@ -263,6 +263,7 @@ export function run(): i32 {
   store<u64>(c, load<u64>(c, COUNT) + load<u64>(c, BUDGET), RUN_END);
   let rip = load<u64>(c, RIP);
   let key = codeKey();
+  let keyOfGlobal = globalKey();
   let base = codeBase();
   let op: usize = 0; // next record, or 0: find it by \`rip\`
   let patch: usize = 0; // link to fill in with the record found
@@ -273,17 +274,18 @@ export function run(): i32 {
       if (exit != 0) return exit;
       rip = load<u64>(c, RIP);
       key = codeKey();
+      keyOfGlobal = globalKey();
       base = codeBase();
       op = (load<u32>(c, EVENTS) & EVENT_STEP) != 0 ? single(rip) : 0;
       patch = 0;
     }
     if (op == 0) {
       const entry = jumpEntry(rip + base);
-      if (load<u64>(entry) == rip + base && load<u32>(entry, 8) == key) {
+      if (knows(entry, rip + base, key, keyOfGlobal)) {
         op = load<u32>(entry, 12);
         store<u64>(c, ((rip + base) & ~0xfff) - base, PAGE_BASE);
         if (patch != 0) link(patch, op);
-      } else op = lookup(rip, key, patch);
+      } else op = lookup(rip, patch);
     }
     const budget = load<i64>(c, BUDGET);
     if (budget <= 0) return stop(wrapRip(load<u64>(c, PAGE_BASE) + <u64>load<u16>(op, OP_OFFSET)), EXIT_BUDGET);
@@ -294,7 +296,7 @@ export function run(): i32 {
       case 0: { // RELOOKUP: this code was dropped
         store<i64>(c, load<i64>(c, BUDGET) + <i64>load<u8>(op, OP_LEFT), BUDGET);
         rip = wrapRip(load<u64>(c, PAGE_BASE) + <u64>load<u16>(op, OP_OFFSET));
-        op = lookup(rip, key, 0);
+        op = lookup(rip, 0);
         break;
       }
       case 1: { // END: the block goes on elsewhere
@@ -321,7 +323,7 @@ export function run(): i32 {
         const exit = execSystem(op);
         rip = load<u64>(c, RIP);
         if (exit != 0) return stop(rip, exit);
-        key = codeKey(); base = codeBase(); op = 0; patch = 0; break;
+        key = codeKey(); keyOfGlobal = globalKey(); base = codeBase(); op = 0; patch = 0; break;
       }
       case 8: { execX87(op); op += RECORD_SIZE; continue; }
       case 9: { execSse(op); op += RECORD_SIZE; continue; }

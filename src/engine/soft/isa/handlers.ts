@@ -178,7 +178,7 @@ const CANONICAL = 'if (!isCanonical(rip)) faultCode(13, 0);';
 const ENTER = (found: string) => `op = ${found}; if (mayEnter(c, op)) continue; break;`;
 /** Goes on at `rip`, by the jump cache. */
 const JUMP = `const entry = jumpEntry(rip); patch = 0;
-        if (load<u64>(entry) == rip && load<u32>(entry, 8) == key) {
+        if (knows(entry, rip, key, keyOfGlobal)) {
           store<u64>(c, rip & ~0xfff, PAGE_BASE); ${ENTER('load<u32>(entry, 12)')}
         }
         op = 0; break;`;
