@@ -2,7 +2,7 @@
 import { Drive, NUMBERS, type Policy } from './drive.ts';
 
 /** Steps after which a run starts over with fresh machines: what came before can be left out of a replay. */
-export const LIFE = 2000;
+export const LIFE = 5000;
 
 /** 32-bit generator (Marsaglia, "Xorshift RNGs", 2003). */
 function xorshift(seed: number): () => number {
