@@ -10,10 +10,14 @@ export class SoftClock implements EngineClock {
   /** Instructions clock: the present time, ns. CPUs advance it as they run; they take turns. */
   time = 0;
 
+  /** What `now` said last, ns. */
+  last = 0;
+
   constructor(readonly kind: ClockKind) {}
 
   now(): number {
-    return this.kind === 'host' ? (performance.now() - this.start) * 1e6 : this.time;
+    this.last = this.kind === 'host' ? (performance.now() - this.start) * 1e6 : this.time;
+    return this.last;
   }
 
   skipTo(time: number): void {

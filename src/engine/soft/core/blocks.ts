@@ -6,7 +6,7 @@
 // page descriptors and blocks and is only ever emptied as a whole, when it is full.
 import { decode, DECODED, DECODED_END, NEEDS_MORE } from './decode';
 import { faultCode } from './events';
-import { ENTRY_FLAGS, entryIn, fetchHost, purgeWrites, tlb } from './memory';
+import { ENTRY_FLAGS, entryIn, fetchHost, fetchOrRefuse, purgeWrites, tlb } from './memory';
 import { H_END, H_RELOOKUP } from './generated/handlers';
 import { FLAG_EFFECT, FUSION_INDEX, FUSION_PAIRS, QUIET } from './generated/tables';
 import {
@@ -114,7 +114,7 @@ export function link(patch: usize, op: usize): void {
 
 /**
  * The first record of the block at `rip`; sets PAGE_BASE and the jump cache, fills in the link `patch` (or 0). Unwinds where the fetch
- * faults. May empty the pool: no record found earlier may be used afterwards.
+ * faults; 0 when the view does not allow it: run() is to leave with EXIT_FETCH. May empty the pool: no record found earlier may be used afterwards.
  */
 export function lookup(rip: u64, patch: usize): usize {
   store<u64>(cpu, rip, RIP);
@@ -125,7 +125,8 @@ export function lookup(rip: u64, patch: usize): usize {
   }
   const mode = load<u32>(cpu, MODE);
   const la = linearRip(rip, mode);
-  const host = fetchHost(la);
+  const host = fetchOrRefuse(la);
+  if (host == 0) return 0;
   const global = (load<u32>(entryIn(tlb, la), ENTRY_FLAGS) & ENTRY_GLOBAL) != 0;
   const offset = <u32>host & 0xfff;
   const page = descriptor(host - offset);

@@ -13,7 +13,7 @@ import { instructionsNow, run, settle } from './run';
 import {
   BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK,
   EVENT_NMI, EVENT_STEP, EVENT_STEPPED, EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI,
-  EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EVENTS, EXIT_ADDRESS, EXIT_BUDGET, EXIT_CODE, EXIT_EVENT, EXIT_FETCH,
+  EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EVENTS, EXIT_BUDGET, EXIT_CODE, EXIT_EVENT, EXIT_FETCH,
   EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
   FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT,
   PENDING_NONE, PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, SHADOW_COUNT, SHADOW_DEBUG,
@@ -61,9 +61,8 @@ function faultWith(vector: u32, code: u32): void {
   unwind();
 }
 
-/** A fetch that the view does not allow. */
-export function fetchExit(la: u64): void {
-  store<f64>(cpu, <f64>(<i64>la), EXIT_ADDRESS);
+/** A fetch that the view does not allow; the exit record is filled. */
+export function fetchExit(): void {
   store<u32>(cpu, PENDING_EXIT, PENDING);
   store<u32>(cpu, EXIT_FETCH, PENDING_VECTOR);
   unwind();
@@ -182,7 +181,8 @@ export function debugInterrupt(): i32 {
 // ---- Between instructions ------------------------------------------------------------------------------------------------------
 
 function setEvent(bit: u32): void { atomic.or<u32>(cpu + EVENTS, bit); }
-function clearEvent(bit: u32): void { atomic.and<u32>(cpu + EVENTS, ~bit); }
+/** Only this CPU clears bits, so a bit that is not seen needs no locked operation. */
+function clearEvent(bit: u32): void { if (load<u32>(cpu, EVENTS) & bit) atomic.and<u32>(cpu + EVENTS, ~bit); }
 
 /** Called where EVENTS is not 0, between instructions with RIP exact. Returns 0 (RIP may have changed) or an exit code. */
 export function pollEvents(): i32 {

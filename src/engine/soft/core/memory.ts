@@ -15,7 +15,7 @@ import { frames, shared } from './shared';
 import { codeWritten } from './blocks';
 import { mmioRead, mmioWrite, watched } from './mmio';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch, isCanonical } from './paging';
-import { canonicalFault } from './events';
+import { canonicalFault, fetchExit } from './events';
 import {
   DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
   TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SET_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SYS,
@@ -195,8 +195,15 @@ export function probeRead(la: u64, size: u32): void {
 @inline
 export function fetchHost(la: u64): usize {
   const e = entryIn(tlb, la);
-  if (hits(load<u64>(e, EXECUTE_TAG), la, 0)) return <usize>load<u32>(e, ADDEND) + <usize>la;
-  return fillFetch(tlb, la);
+  if (hits(load<u64>(e, EXECUTE_TAG), la, 0)) return hostIn(e, la);
+  const host = fillFetch(tlb, la);
+  if (host == 0) fetchExit();
+  return host;
+}
+/** The same, but 0 where the view does not allow the fetch: run() is to leave with EXIT_FETCH. */
+export function fetchOrRefuse(la: u64): usize {
+  const e = entryIn(tlb, la);
+  return hits(load<u64>(e, EXECUTE_TAG), la, 0) ? hostIn(e, la) : fillFetch(tlb, la);
 }
 
 // ---- Implicit supervisor accesses: descriptor tables, TSS, stacks of delivery ------------------------------------------------

@@ -4,9 +4,9 @@ import { cpu } from './state';
 import { frames, ram, ramSize } from './shared';
 import { ADDEND, ENTRY_FLAGS, EXECUTE_TAG, READ_TAG, WRITE_TAG, entryAt } from './memory';
 import { watchedPage } from './mmio';
-import { canonicalFault, faultCode, fetchExit, pageFault } from './events';
+import { canonicalFault, faultCode, pageFault } from './events';
 import {
-  CODE_PAGES, CR0, CR3, CR4, EFER, FILLS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, FRAME_CODE, FRAME_NO_EXECUTE,
+  CODE_PAGES, CR0, CR3, CR4, EFER, EXIT_ADDRESS, FILLS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, FRAME_CODE, FRAME_NO_EXECUTE,
   FRAME_NO_READ, FRAME_NO_WRITE, LARGE_PAGES, SET_FILLED, SET_HEADER, TLB_ARRAY_SIZE, TLB_SET, VIEW, VIEW_FIXED, VIEW_FIXED_COUNT, VIEW_ID,
 } from './layout';
 
@@ -253,7 +253,7 @@ function fillFixed(array: usize, la: u64, access: u32, fixed: usize): usize {
   return host;
 }
 
-/** The slow path of `fetchHost`. */
+/** The slow path of `fetchHost` and `fetchOrRefuse`: 0 with the exit record filled when the view does not allow the fetch. */
 export function fillFetch(array: usize, la: u64): usize {
   if (!isCanonical(la)) faultCode(13, 0);
   const kind = arrayNumber(array);
@@ -262,16 +262,16 @@ export function fillFetch(array: usize, la: u64): usize {
   let host: usize = 0;
   if (load<u32>(view, VIEW_ID) != 0) {
     const fixed: usize = kind == ARRAY_USER ? 0 : fixedPage(view, page);
-    if (fixed == 0 || !(load<u32>(fixed, FIXED_PERMISSION) & 4)) fetchExit(la);
+    if (fixed == 0 || !(load<u32>(fixed, FIXED_PERMISSION) & 4)) return refuseFetch(la);
     host = fillFixed(array, la, load<u32>(fixed, FIXED_PERMISSION) & 1 ? ACCESS_READ : ACCESS_WRITE, fixed);
   } else {
     const fault = walk(la, ACCESS_FETCH, kind, true);
     // The error code has the fetch bit only where execution can be refused (SDM vol. 3, 4.7).
     if (fault >= 0) pageFault(la, load<u64>(cpu, EFER) & EFER_NXE || load<u64>(cpu, CR4) & CR4_SMEP ? fault : fault & ~ACCESS_FETCH);
-    if (walkGpa >= ramSize) fetchExit(la);
+    if (walkGpa >= ramSize) return refuseFetch(la);
     host = ram + <usize>walkGpa;
     const frame = load<u8>(frames + (host >>> 12));
-    if (frame & FRAME_NO_EXECUTE) fetchExit(la);
+    if (frame & FRAME_NO_EXECUTE) return refuseFetch(la);
     const watch = watchedPage(page);
     // A walk for a fetch does not check what a data read would: SMAP.
     const readable = kind != 0 || !userPage || !(load<u64>(cpu, CR4) & CR4_SMAP);
@@ -281,6 +281,11 @@ export function fillFetch(array: usize, la: u64): usize {
       true);
   }
   return host;
+}
+
+function refuseFetch(la: u64): usize {
+  store<f64>(cpu, <f64>(<i64>la), EXIT_ADDRESS);
+  return 0;
 }
 
 function enter(array: usize, la: u64, host: usize, read: bool, write: bool, execute: bool): void {

@@ -229,7 +229,7 @@ import {
 import { badCall, execBranch } from '../branch';
 import { execInteger, productOverflows } from '../integer';
 import {
-  BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_MMIO, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END,
+  BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_FETCH, EXIT_MMIO, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END,
 } from '../layout';
 import { isCanonical } from '../paging';
 import {
@@ -285,7 +285,10 @@ export function run(): i32 {
         op = load<u32>(entry, 12);
         store<u64>(c, ((rip + base) & ~0xfff) - base, PAGE_BASE);
         if (patch != 0) link(patch, op);
-      } else op = lookup(rip, patch);
+      } else {
+        op = lookup(rip, patch);
+        if (op == 0) return stop(rip, EXIT_FETCH);
+      }
     }
     const budget = load<i64>(c, BUDGET);
     if (budget <= 0) return stop(wrapRip(load<u64>(c, PAGE_BASE) + <u64>load<u16>(op, OP_OFFSET)), EXIT_BUDGET);
