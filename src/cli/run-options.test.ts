@@ -38,7 +38,8 @@ test('environment names are made from option names', () => {
 
 test('CPUs, cores and pins', () => {
   expect(resolveRunOptions({}, undefined)).toMatchObject({ cpus: 1 });
-  expect(resolveRunOptions({ cpus: '4', cores: '2', pin: '0=1, 3=0', seed: '7' }, undefined)).toMatchObject({ cpus: 4, cores: 2, pin: [[0, 1], [3, 0]], seed: 7 });
+  expect(resolveRunOptions({ cpus: '4', cores: '2', pin: '0=1, 3=0', seed: '7' }, undefined))
+    .toMatchObject({ cpus: 4, cores: 2, pin: [[0, 1], [3, 0]], seed: 7 });
   expect(processors(resolveRunOptions({ cpus: '4', pin: '3=3' }, undefined))).toEqual({ cpus: 4, cores: 4, pins: [[3, 3]], seed: undefined });
 });
 

@@ -1,4 +1,4 @@
-/** Several virtual CPUs at the border: an instance that ends or is quarantined takes out all that are inside, and INIT finds a CPU anywhere. */
+/** Several virtual CPUs at the border: an instance that ends or is quarantined takes out all that are inside; INIT finds a CPU anywhere. */
 import { describe, expect, test } from 'vitest';
 import { REG, setRegisterAddress } from '../engine/contract.ts';
 import {

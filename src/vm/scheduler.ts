@@ -1,6 +1,6 @@
 /**
- * Which virtual CPU runs next. A *core* stands for a physical core: it has a queue of virtual CPUs that take turns on it, in slices. One thread
- * takes the cores in turn, so that a virtual CPU alone on its core gets as much as all that share another one.
+ * Which virtual CPU runs next. A *core* stands for a physical core: it has a queue of virtual CPUs that take turns on it, in slices. One
+ * thread takes the cores in turn, so that a virtual CPU alone on its core gets as much as all that share another one.
  *
  * A virtual CPU is pinned to a core, or moved when another core has less to do. Everything depends on the engine's clock and the seed
  * alone: under the deterministic clock the same run has the same turns.
@@ -145,7 +145,8 @@ export class Scheduler {
     const difference = load[from] - load[to];
     // Afterwards the difference is |difference - 2 * demand|.
     const after = (cpu: number) => Math.abs(difference - 2 * this.demand[cpu]);
-    const best = this.cores[from].queue.filter((cpu) => !this.pins.has(cpu)).reduce((found, cpu) => (found < 0 || after(cpu) < after(found) ? cpu : found), -1);
+    const movable = this.cores[from].queue.filter((cpu) => !this.pins.has(cpu));
+    const best = movable.reduce((found, cpu) => (found < 0 || after(cpu) < after(found) ? cpu : found), -1);
     if (best >= 0 && difference - after(best) >= BALANCE_GAIN * (now - this.balanced)) this.move(best, to);
     this.balanced = now;
     this.demand.fill(0);
@@ -162,8 +163,9 @@ export class Scheduler {
   }
 
   private check(cpu: number, core: number): void {
-    if (!(cpu in this.cpus)) throw new RangeError(`virtual CPU ${cpu} cannot be pinned: there are ${this.cpus.length}, counted from 0`);
-    if (!(core in this.cores)) throw new RangeError(`virtual CPU ${cpu} cannot be pinned to core ${core}: there are ${this.cores.length}, counted from 0`);
+    const { cpus, cores } = this;
+    if (!(cpu in cpus)) throw new RangeError(`virtual CPU ${cpu} cannot be pinned: there are ${cpus.length}, counted from 0`);
+    if (!(core in cores)) throw new RangeError(`no core ${core} to pin virtual CPU ${cpu} to: there are ${cores.length}, counted from 0`);
   }
 }
 

@@ -30,7 +30,10 @@ function setUp(cpus = 2) {
     memory: engine.memory, now: () => engine.time, cpus, tscFrequency: 1e9, serial: { write: () => {} }, wallClock: () => 0, log: silentLog,
     onPower: () => {}, onInterrupt: (cpu) => vcpus[cpu]?.notify(),
   });
-  const guard = { handle: () => 'not-mine' as const, reset: ({ index }: { index: number }) => { resets.push(index); }, portRefused: () => false, windowRefused: () => {}, msrAccess: () => false };
+  const guard = {
+    handle: () => 'not-mine' as const, portRefused: () => false, windowRefused: () => {}, msrAccess: () => false,
+    reset: ({ index }: { index: number }) => { resets.push(index); },
+  };
   for (const cpu of engine.cpus) vcpus.push(new Vcpu(cpu, { engine, board, guard, log: silentLog, end: (outcome) => ends.push(outcome) }));
   /** The CPU executes these exits, one a turn. */
   const perform = (cpu: number, ...exits: Exit[]) => {

@@ -164,9 +164,11 @@ export class Vcpu implements Schedulable {
 
   private unhandled(exit: Exit, verdict: 'not-mine' | { stop: string } | { failed: string }): void {
     // A stray access to the gate port by someone who has no guarded module is an ordinary port access.
-    if (verdict !== 'not-mine') this.ports.end('failed' in verdict ? { kind: 'failed', reason: verdict.failed } : { kind: 'violation', reason: verdict.stop });
-    else if (exit.kind !== 'io') this.ports.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
-    else if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
+    if (verdict !== 'not-mine') {
+      this.ports.end('failed' in verdict ? { kind: 'failed', reason: verdict.failed } : { kind: 'violation', reason: verdict.stop });
+    } else if (exit.kind !== 'io') {
+      this.ports.end({ kind: 'failed', reason: `the engine reported ${exit.kind}, which belongs to no guarded module` });
+    } else if (!exit.write) this.cpu.completeRead(onesOf(exit.size));
   }
 
   private memoryAccess(exit: Extract<Exit, { kind: 'mmio' }>): void {

@@ -30,7 +30,9 @@ const THEN_LOAD_Y = '8b 11'; // mov (%rcx),%edx
 const MFENCE = '0f ae f0';
 const LOCKED = 'f0 83 04 24 00'; // lock addl $0,(%rsp)
 
-const hex = (value: number, bytes: number) => Array.from({ length: bytes }, (_, i) => ((value >> (8 * i)) & 0xff).toString(16).padStart(2, '0')).join(' ');
+/** Little-endian bytes as text. */
+const hex = (value: number, bytes: number) =>
+  Array.from({ length: bytes }, (_, i) => ((value >> (8 * i)) & 0xff).toString(16).padStart(2, '0')).join(' ');
 
 /** The CPUs of a fresh engine, each with its own code and stack. */
 function cpus(boot: Boot, count: number): Guest[] {
@@ -54,7 +56,12 @@ function litmus(boot: Boot, bodies: readonly (readonly string[])[]): Map<string,
   const guests = cpus(boot, bodies.length);
   bodies.forEach((body, index) => {
     const guest = guests[index] as Guest;
-    for (const [register, value] of [['rbx', X], ['rcx', Y], ['rdi', BARRIER], ['r9', RESULTS + index * RESULTS_SIZE], ['r8', bodies.length], ['r10', ROUNDS]] as const) guest.set(register, value);
+    guest.set('rbx', X);
+    guest.set('rcx', Y);
+    guest.set('rdi', BARRIER);
+    guest.set('r8', bodies.length);
+    guest.set('r9', RESULTS + index * RESULTS_SIZE);
+    guest.set('r10', ROUNDS);
     guest.put(CODE + 0x400 * index, looped(`
       f0 ff 07                            ; lock incl (%rdi): all have come here
       f3 90 8b 37 44 39 c6 72 f7          ; 1: pause; mov (%rdi),%esi; cmp %r8d,%esi; jb 1b
@@ -119,13 +126,17 @@ function litmusTests(boot: Boot): void {
 
   test('write to read causality: what one passes on, the third sees whole', () => {
     // The second stores what it read of X to Y; at the end of a round both are 1.
-    const seen = litmus(boot, [[STORE_X], [LOAD_X, '85 c0 74 f8', '89 01'], [LOAD_Y, THEN_LOAD_X]]); // 1: mov (%rbx),%eax; jmp +0; test; jz 1b; mov %eax,(%rcx)
+    const wait = '85 c0 74 f8'; // 1: (mov (%rbx),%eax; jmp +0;) test %eax,%eax; jz 1b
+    const pass = '89 01'; // mov %eax,(%rcx)
+    const seen = litmus(boot, [[STORE_X], [LOAD_X, wait, pass], [LOAD_Y, THEN_LOAD_X]]);
     only(seen, ['0,0 1,0 0,0', '0,0 1,0 0,1', '0,0 1,0 1,1']);
   });
 }
 
 function lockedTests(boot: Boot): void {
   const COUNT = 600;
+  /** What a lock protects: mov (%rdi),%eax; inc %eax; mov %eax,(%rdi). */
+  const INCREMENT = `8b 07 ${STEP} ff c0 ${STEP} 89 07 ${STEP}`;
   /** Every CPU does this COUNT times with RDI at the counter. */
   const hammer = (body: string, counter = COUNTER, count = 3) => {
     const guests = cpus(boot, count);
@@ -142,18 +153,20 @@ function lockedTests(boot: Boot): void {
     ['LOCK INC', `f0 ff 07 ${STEP}`],
     ['LOCK XADD', `b8 01 00 00 00 ${STEP} f0 0f c1 07 ${STEP}`], // mov $1,%eax; lock xadd %eax,(%rdi)
     ['LOCK ADC', `f8 f0 83 17 01 ${STEP}`], // clc; lock adcl $1,(%rdi)
-    ['LOCK CMPXCHG in a loop', `8b 07 ${STEP} 8d 50 01 ${STEP} f0 0f b1 17 ${STEP} 75 ef`], // 1: mov (%rdi),%eax; lea 1(%rax),%edx; lock cmpxchg %edx,(%rdi); jnz 1b
-    // 1: mov $1,%eax; xchg %eax,4(%rdi); test %eax,%eax; jz 2f; pause; jmp 1b; 2: mov (%rdi),%eax; inc %eax; mov %eax,(%rdi); movl $0,4(%rdi)
-    ['a spin lock by XCHG', `b8 01 00 00 00 87 47 04 85 c0 74 04 f3 90 eb f0 8b 07 ${STEP} ff c0 ${STEP} 89 07 ${STEP} c7 47 04 00 00 00 00 ${STEP}`],
-    // 1: lock btsl $0,4(%rdi); jnc 2f; pause; jmp 1b; 2: mov (%rdi),%eax; inc %eax; mov %eax,(%rdi); lock btrl $0,4(%rdi)
-    ['a spin lock by LOCK BTS', `f0 0f ba 6f 04 00 73 04 f3 90 eb f4 8b 07 ${STEP} ff c0 ${STEP} 89 07 ${STEP} f0 0f ba 77 04 00 ${STEP}`],
+    // 1: mov (%rdi),%eax; lea 1(%rax),%edx; lock cmpxchg %edx,(%rdi); jnz 1b
+    ['LOCK CMPXCHG in a loop', `8b 07 ${STEP} 8d 50 01 ${STEP} f0 0f b1 17 ${STEP} 75 ef`],
+    // 1: mov $1,%eax; xchg %eax,4(%rdi); test %eax,%eax; jz 2f; pause; jmp 1b; 2: INCREMENT; movl $0,4(%rdi)
+    ['a spin lock by XCHG', `b8 01 00 00 00 87 47 04 85 c0 74 04 f3 90 eb f0 ${INCREMENT} c7 47 04 00 00 00 00 ${STEP}`],
+    // 1: lock btsl $0,4(%rdi); jnc 2f; pause; jmp 1b; 2: INCREMENT; lock btrl $0,4(%rdi)
+    ['a spin lock by LOCK BTS', `f0 0f ba 6f 04 00 73 04 f3 90 eb f4 ${INCREMENT} f0 0f ba 77 04 00 ${STEP}`],
   ])('%s by three CPUs: nothing is lost', (_, body) => {
     expect(hammer(body).get32(COUNTER)).toBe(3 * COUNT);
   });
 
   test.each([['over two cache lines', 62], ['over two pages', 0xffe]])('LOCK INC of a word %s: nothing is lost', (_, offset) => {
     const at = DATA + 0x4000 + offset;
-    expect(hammer(`f0 ff 07 ${STEP}`, at).engine.memory.bytes.subarray(at, at + 4)).toEqual(Uint8Array.of(3 * COUNT, (3 * COUNT) >> 8, 0, 0));
+    const { bytes } = hammer(`f0 ff 07 ${STEP}`, at).engine.memory;
+    expect([...bytes.subarray(at, at + 4)]).toEqual([(3 * COUNT) & 0xff, (3 * COUNT) >> 8, 0, 0]);
   });
 
   test('LOCK CMPXCHG16B: both halves change together', () => {
@@ -218,13 +231,14 @@ export function smpTests(boot: Boot): void {
     const guests = cpus(boot, count);
     const bits = Math.ceil(Math.log2(count));
     guests.forEach((guest, index) => {
-      const leaf = (eax: number, ecx = 0) => {
+      const leaf = (number: number, subleaf = 0) => {
         guest.put(CODE + 0x400 * index, '0f a2 e6 f1');
         guest.set('rip', CODE + 0x400 * index);
-        guest.set('rax', eax);
-        guest.set('rcx', ecx);
+        guest.set('rax', number);
+        guest.set('rcx', subleaf);
         guest.runToDone();
-        return { eax: Number(guest.get('rax')), ebx: Number(guest.get('rbx')), ecx: Number(guest.get('rcx')), edx: Number(guest.get('rdx')) };
+        const [eax, ebx, ecx, edx] = (['rax', 'rbx', 'rcx', 'rdx'] as const).map((register) => Number(guest.get(register)));
+        return { eax, ebx, ecx, edx } as Record<'eax' | 'ebx' | 'ecx' | 'edx', number>;
       };
       const basic = leaf(1);
       expect(basic.ebx >>> 24).toBe(index);

@@ -1,6 +1,6 @@
 /**
- * Runs several CPUs at the same time, as far as the engine can: here they take turns of a few instructions, of lengths drawn from a seed. An engine
- * that has a thread for each CPU would run them in those, and the tests would ask the same of it.
+ * Runs several CPUs at the same time, as far as the engine can: here they take turns of a few instructions, of lengths drawn from a seed.
+ * An engine that has a thread for each CPU would run them in those, and the tests would ask the same of it.
  */
 import { DONE_PORT, type Guest } from './guest.ts';
 
