@@ -250,11 +250,7 @@ export class Border {
     const rsp = inside ? instance.private.kernelPointer(pointer) : pointer;
     stack.begin(cpu);
     const frame = frames.newestOnStack(FRAME.callIn, instance.instance, rsp, stack.same);
-    if (inside) {
-      this.scrub(registers);
-      if (this.fpu[cpu.index] === 1) this.scrubVector(cpu);
-      this.leave(cpu, instance);
-    }
+    if (inside) this.evict(cpu, instance);
     if (frame < 0) return -1;
     frames.take(frame, stack.same);
     this.restoreCall(registers, frame);
