@@ -21,9 +21,7 @@ const offline = missing === undefined && (release === undefined || cachedPackage
 const skip = skipReason(missing ?? offline);
 
 const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
-const build = (name: string) => {
-  ok('build-module', source(`${name}/${name}.c`), '--output', `${name}.ko`);
-};
+const build = (path: string) => ok('build-module', source(`${path}.c`), '--output', `${path.split('/').at(-1)}.ko`);
 const grant = (module: string, ...privileges: string[]) =>
   ok('grant', '--manifest', `${module}.guarded.ko.manifest.json`, '--key', 'admin.key', '--vm', 'vm', '--output', `${module}.grant.json`, ...privileges.flatMap((text) => ['--privilege', text]));
 
@@ -45,7 +43,8 @@ describe.skipIf(skip)('the stock network driver and the vault, guarded together 
     space.write('key.bin', key);
     ok('keygen', 'admin');
     ok('keygen', '--vmm', 'vmm');
-    build('vault');
+    build('vault/vault');
+    build('attacks/forge');
     ok('link', './vault.ko', '--policy', source('vault/vault.policy.json'));
     ok('link', 'e1000');
     grant('vault', 'secret,name=key,file=key.bin,vmm=vmm.pub');
@@ -63,13 +62,25 @@ while [ $i -lt 30 ]; do
 done
 exec 3>&-
 wait
+insmod /lib/modules/forge.ko
+F=/sys/module/forge/parameters
+for entry in write read; do echo 0x$(grep -w guard.in.vault_$entry /proc/kallsyms | cut -d' ' -f1) > $F/$entry; done
+for section in secret.key stack.crypto status; do
+  cat /sys/module/vault/sections/.portcullis.private.$section > $F/target
+  echo "@@ forged $section $(cat $F/results)"
+done
+printf "message 0" > /tmp/message
+exec 3<>/dev/vault
+cat /tmp/message >&3
+echo "@@ signature 0 $(head -c 32 <&3 | hexdump -v -e '1/1 "%02x"')"
+exec 3>&-
 echo "@@ bytes $(wc -c < /tmp/file)"
 echo "@@ card $(devmem $(printf '0x%x' $(($(head -n 1 /sys/bus/pci/devices/0000:00:03.0/resource | cut -d' ' -f1) + 8))) 32)"
 rmmod vault && ping -c 2 -q 10.0.2.2 | grep transmitted | sed 's/^/@@ ping /'
 insmod /lib/modules/vault.ko && rmmod e1000 && printf again > /dev/vault && rmmod vault && echo "@@ unloaded"
 dmesg | grep -E 'BUG:|Oops|general protection|Call Trace' | sed 's/^/@@ kernel: /'
 `, '--append', 'quiet iomem=relaxed', '--trust', 'admin.pub', '--vmm-key', 'vmm.key', '--net', 'peer', '--events', 'events.ndjson',
-      '--module', 'vault.guarded.ko', 'e1000.guarded.ko', '--grant', 'vault.grant.json', 'e1000.grant.json');
+      '--put', 'lib/modules/forge.ko=forge.ko', '--module', 'vault.guarded.ko', 'e1000.guarded.ko', '--grant', 'vault.grant.json', 'e1000.grant.json');
   }, 240_000);
 
   test('both work while the other does, and after the other has gone', () => {
@@ -85,8 +96,12 @@ dmesg | grep -E 'BUG:|Oops|general protection|Call Trace' | sed 's/^/@@ kernel: 
 
   test('every signature is right', () => {
     const found = [...guest.console.matchAll(/@@ signature (\d+) ([0-9a-f]+)/g)];
-    expect(found.length).toBe(30);
+    expect(found.length).toBe(31);
     for (const [, index, signature] of found) expect(signature).toBe(createHmac('sha256', key).update(`message ${index}`).digest('hex'));
+  });
+
+  test('forged files that lie in private memory are refused by the vault itself', () => {
+    for (const section of ['secret.key', 'stack.crypto', 'status']) expect(guest.console).toContain(`@@ forged ${section} ${'-14 -14 '.repeat(3)}`.trim());
   });
 
   test('each has its own privilege, and the rest of the guest neither', () => {
@@ -103,7 +118,7 @@ describe.skipIf(skip)('msr and io-port', () => {
   let guest: ReturnType<typeof boot>;
 
   beforeAll(() => {
-    build('registers');
+    build('registers/registers');
     ok('link', './registers.ko');
     grant('registers', 'msr,read=0x40000000', 'io-port,ports=0xf4');
     guest = boot(space.folder, `
