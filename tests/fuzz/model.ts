@@ -61,6 +61,7 @@ export class Model {
   readonly violations: Record<string, number> = {};
   private initEntered = false;
   private initThere = false;
+  private justQuarantined = false;
 
   constructor(cpus: number, readonly regions: readonly Region[], private readonly policy: 'log' | 'quarantine') {
     this.inside = new Array(cpus).fill(false);
@@ -72,6 +73,9 @@ export class Model {
 
   /** A CPU executes gate `gate`; RIP is behind it already. */
   gate(cpu: number, gate: number, ring: number): Verdict {
+    return this.done(this.onGate(cpu, gate, ring));
+  }
+  private onGate(cpu: number, gate: number, ring: number): Verdict {
     if (gate > G.fpuEnd) return 'not-mine';
     if (this.inside[cpu]) return this.gateInside(cpu, gate);
     if (this.state === 'absent') return ring === 0 ? this.unloadedGate(cpu, gate) : 'not-mine';
@@ -84,6 +88,9 @@ export class Model {
 
   /** The next instruction of a CPU may not be executed where it is. */
   fetch(cpu: number, at: number, ring: number): Verdict {
+    return this.done(this.onFetch(cpu, at, ring));
+  }
+  private onFetch(cpu: number, at: number, ring: number): Verdict {
     if (this.inside[cpu]) return this.leaveByJump(cpu, at);
     if (this.state === 'absent' || !this.isCode(at)) return 'not-mine';
     return ring === 0 ? this.resume(cpu, at) : this.breach('text-fetch');
@@ -91,11 +98,14 @@ export class Model {
 
   /** The text is fetched through another mapping of its frame. */
   fetchAlias(): Verdict {
-    return this.state === 'absent' ? 'not-mine' : this.breach('text-fetch');
+    return this.state === 'absent' ? 'not-mine' : this.done(this.breach('text-fetch'));
   }
 
   /** An event is about to be delivered at RIP `at`, in the module. */
   event(cpu: number, at: number, type: string, vector: number): Verdict {
+    return this.done(this.onEvent(cpu, at, type, vector));
+  }
+  private onEvent(cpu: number, at: number, type: string, vector: number): Verdict {
     if (!this.isCode(at)) return this.leaveByJump(cpu, at);
     const registers = this.registers[cpu];
     const rsp = this.rsp(cpu);
@@ -114,7 +124,7 @@ export class Model {
 
   /** The kernel writes to text or gates. */
   write(): Verdict {
-    return this.state === 'absent' ? 'not-mine' : this.breach('text-write');
+    return this.state === 'absent' ? 'not-mine' : this.done(this.breach('text-write'));
   }
 
   // ---- the crossings ----
@@ -298,9 +308,19 @@ export class Model {
     }
   }
 
+  /** A move is over: of a module that it quarantined, every CPU is taken out. */
+  private done(verdict: Verdict): Verdict {
+    if (this.justQuarantined) for (const [cpu] of this.inside.entries()) if (this.inside[cpu]) this.abandon(cpu);
+    this.justQuarantined = false;
+    return verdict;
+  }
+
   private breach(reason: string): Verdict {
     this.violations[reason] = (this.violations[reason] ?? 0) + 1;
-    if (this.policy === 'quarantine') this.state = 'quarantined';
+    if (this.policy === 'quarantine' && this.state !== 'quarantined') {
+      this.state = 'quarantined';
+      this.justQuarantined = true;
+    }
     return 'handled';
   }
 
@@ -313,18 +333,23 @@ export class Model {
 
   /** The newest entry on this stack ends as if it had returned -1. */
   private abandon(cpu: number): void {
+    const frame = this.takeOut(cpu);
+    if (frame) this.entryDone(frame.detail, true);
+  }
+  /** The same, whatever that means for the module. */
+  private takeOut(cpu: number): Frame | undefined {
     const registers = this.registers[cpu];
     const rsp = this.rsp(cpu);
     if (this.inside[cpu]) this.scrub(cpu);
     this.inside[cpu] = false;
     const frame = this.frames.find(({ kind, key }) => kind === 'call-in' && key >= rsp && this.stackOf(key) === this.stackOf(rsp + 8) && this.joined(rsp, key));
-    if (!frame) return;
+    if (!frame) return undefined;
     this.take(frame);
     for (const register of [...CALLEE_SAVED, FLAGS]) registers[register] = frame.registers[register];
     registers[RAX] = word(-1);
     registers[RSP] = word(frame.key);
     registers[RIP] = word(frame.address);
-    this.entryDone(frame.detail, true);
+    return frame;
   }
 
   private refuse(cpu: number, reason: string): Verdict {
@@ -356,8 +381,7 @@ export class Model {
   }
 
   private end(): void {
-    for (const [cpu, inside] of this.inside.entries()) if (inside) this.scrub(cpu);
-    this.inside.fill(false);
+    for (const [cpu, inside] of this.inside.entries()) if (inside) this.takeOut(cpu);
     this.frames = [];
     this.state = 'absent';
   }
