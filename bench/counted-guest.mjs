@@ -14,8 +14,11 @@ function counters() {
   const run = process.cpuUsage(atStart);
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   return {
-    cpu: (user + system) / 1e6, run: (run.user + run.system) / 1e6, instructions,
-    crossings: sum(Object.values(crossings)), packets: sum(cards.map(({ rxPackets }) => rxPackets)),
+    cpu: (user + system) / 1e6,
+    run: (run.user + run.system) / 1e6,
+    instructions,
+    crossings: sum(Object.values(crossings)),
+    packets: sum(cards.map(({ rxPackets }) => rxPackets)),
   };
 }
 

@@ -13,13 +13,17 @@ const STACK = 0x180000;
 
 export const LOOPS = {
   // xorshift64 in rdx; movzx eax, dl; add rbx, [rsi+rax*8]; mov [rdi], rbx; dec rcx; jnz
-  table: { code: '48ba896745230100000031db4889d048c1e00d4831c24889d048c1e8074831c24889d048c1e0114831c20fb6c248031cc648891f48ffc975d3f4',
-    registers: { rcx: 2_000_000n, rsi: 0x200000n, rdi: 0x210000n } },
+  table: {
+    code: '48ba896745230100000031db4889d048c1e00d4831c24889d048c1e8074831c24889d048c1e0114831c20fb6c248031cc648891f48ffc975d3f4',
+    registers: { rcx: 2_000_000n, rsi: 0x200000n, rdi: 0x210000n },
+  },
   // fib(rdi) by recursion: call, push, pop, ret, compare and branch
   fib: { code: 'e801000000f44883ff0177044889f8c3535748ffcfe8ecffffff4889c35f4883ef02e8dfffffff4801d85bc3', registers: { rdi: 29n } },
   // lower-cases bytes [rsi, rdx) to rdi, rcx times: short branchy blocks
-  bytes: { code: '0fb60648ffc684c0740b3c4172073c5a770383c820880748ffc74839d672e148ffc974084889de4889efebd4f4',
-    registers: { rcx: 50n, rsi: 0x200000n, rbx: 0x200000n, rdx: 0x210000n, rdi: 0x220000n, rbp: 0x220000n } },
+  bytes: {
+    code: '0fb60648ffc684c0740b3c4172073c5a770383c820880748ffc74839d672e148ffc974084889de4889efebd4f4',
+    registers: { rcx: 50n, rsi: 0x200000n, rbx: 0x200000n, rdx: 0x210000n, rdi: 0x220000n, rbp: 0x220000n },
+  },
 };
 
 const REGISTERS = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'];

@@ -17,9 +17,13 @@ const WORK = {
 const SCRIPT = `
 dd if=/dev/zero of=/tmp/zeros bs=1M count=4 2>/dev/null
 dd if=/bin/busybox of=/tmp/program bs=1M count=1 2>/dev/null
-${Object.entries(WORK).map(([name, { script }]) => `work_${name}() { ${script}; }`).join('\n')}
+${Object.entries(WORK)
+  .map(([name, { script }]) => `work_${name}() { ${script}; }`)
+  .join('\n')}
 for round in ${Array.from({ length: ROUNDS }, (_, round) => round).join(' ')}; do
-${Object.keys(WORK).map((name) => `  timed ${name} work_${name}`).join('\n')}
+${Object.keys(WORK)
+  .map((name) => `  timed ${name} work_${name}`)
+  .join('\n')}
 done
 `;
 
@@ -38,6 +42,7 @@ export async function measure() {
       { what: '', value: mips, unit: 'MIPS', aim: name === 'fork' ? '150' : '' },
     ];
   });
-  for (const name of Object.keys(LOOPS)) rows.push({ what: `loop without a kernel: ${name}`, value: measureLoop(name), unit: 'MIPS', aim: '350' });
+  for (const name of Object.keys(LOOPS))
+    rows.push({ what: `loop without a kernel: ${name}`, value: measureLoop(name), unit: 'MIPS', aim: '350' });
   return rows;
 }

@@ -13,7 +13,12 @@ const SLICE = 1_000_000;
 const CASES = [
   { kinds: ['callIn', 'returnOut'], names: ['call-in', 'return-out'], prepare: ({ prepare }) => prepare('call', PAIRS, 'empty') },
   { kinds: ['callOut', 'returnIn'], names: ['call-out', 'return-in'], prepare: ({ prepare }) => prepare('call', 1, 'outer', PAIRS) },
-  { kinds: ['eventOut', 'resume'], names: ['event-out', 'resume'], prepare: ({ prepare }) => prepare('call', 1, 'spin', 1e9), interrupts: true },
+  {
+    kinds: ['eventOut', 'resume'],
+    names: ['event-out', 'resume'],
+    prepare: ({ prepare }) => prepare('call', 1, 'spin', 1e9),
+    interrupts: true,
+  },
 ];
 
 export async function measure() {
@@ -24,7 +29,13 @@ export async function measure() {
   const device = fastest(guest, { prepare: ({ prepare }) => prepare('device', PAIRS) }) / PAIRS;
   const rows = [
     { what: 'no crossing: a port write that nobody handles', value: plain, unit: 'ns' },
-    { what: 'no crossing: a device register write that nobody handles', value: device, unit: 'ns', beside: { name: 'port write', value: plain }, ratio: device / plain },
+    {
+      what: 'no crossing: a device register write that nobody handles',
+      value: device,
+      unit: 'ns',
+      beside: { name: 'port write', value: plain },
+      ratio: device / plain,
+    },
   ];
   const clock = clockCost();
   for (const work of CASES) {
@@ -35,7 +46,13 @@ export async function measure() {
     const monitor = work.kinds.map((kind) => Math.max(0, median(times[kind]) - clock));
     const engine = (pair - monitor[0] - monitor[1]) / 2;
     for (const [index, name] of work.names.entries()) {
-      rows.push({ what: name, value: monitor[index] + engine, unit: 'ns', beside: { name: 'port write', value: plain }, ratio: (monitor[index] + engine) / plain });
+      rows.push({
+        what: name,
+        value: monitor[index] + engine,
+        unit: 'ns',
+        beside: { name: 'port write', value: plain },
+        ratio: (monitor[index] + engine) / plain,
+      });
       rows.push({ what: '  of it in the monitor', value: monitor[index], unit: 'ns' });
     }
   }
@@ -44,13 +61,15 @@ export async function measure() {
 
 /** Processor time of the fastest round, ns. */
 function fastest(guest, work) {
-  return minimum(Array.from({ length: ROUNDS }, () => {
-    work.prepare(guest);
-    const before = process.cpuUsage();
-    drive(guest, work);
-    const { user, system } = process.cpuUsage(before);
-    return (user + system) * 1000;
-  }));
+  return minimum(
+    Array.from({ length: ROUNDS }, () => {
+      work.prepare(guest);
+      const before = process.cpuUsage();
+      drive(guest, work);
+      const { user, system } = process.cpuUsage(before);
+      return (user + system) * 1000;
+    }),
+  );
 }
 
 /**

@@ -15,7 +15,9 @@ export const folder = mkdtempSync(join(tmpdir(), 'portcullis-bench-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const progress = ({ text, done }) => { if (!done) console.error(`bench: ${text}`); };
+const progress = ({ text, done }) => {
+  if (!done) console.error(`bench: ${text}`);
+};
 
 /** Shell functions of every script: a marked stretch, timed by the guest's clock. */
 const PRELUDE = `#!/bin/busybox sh
@@ -35,7 +37,13 @@ export async function makeGuest(name, script, files = []) {
   const kernel = await fetchKernel(progress);
   const entries = [['init', Buffer.from(`${PRELUDE}${script}\n/bin/busybox poweroff -f\n`)], ...files];
   const initramfs = join(folder, `${name}.cpio`);
-  writeFileSync(initramfs, buildInitramfs(readFileSync(await fetchBusybox(progress)), entries.map(([path, data]) => ({ kind: 'file', path, mode: 0o755, data }))));
+  writeFileSync(
+    initramfs,
+    buildInitramfs(
+      readFileSync(await fetchBusybox(progress)),
+      entries.map(([path, data]) => ({ kind: 'file', path, mode: 0o755, data })),
+    ),
+  );
   return { kernel: kernel.image, release: kernel.release, initramfs };
 }
 
@@ -48,7 +56,18 @@ export async function stockModule(name) {
 export function portcullis({ kernel, initramfs }) {
   return {
     command: process.execPath,
-    args: [here('../dist/cli/main.js'), 'run', '--kernel', kernel, '--initramfs', initramfs, '--command-line', COMMAND_LINE, '--memory', `${MEMORY_MIB}M`],
+    args: [
+      here('../dist/cli/main.js'),
+      'run',
+      '--kernel',
+      kernel,
+      '--initramfs',
+      initramfs,
+      '--command-line',
+      COMMAND_LINE,
+      '--memory',
+      `${MEMORY_MIB}M`,
+    ],
   };
 }
 
@@ -63,8 +82,28 @@ export function qemu({ kernel, initramfs }) {
   if (!installed(QEMU)) return undefined;
   return {
     command: QEMU,
-    args: ['-accel', 'tcg', '-cpu', 'max', '-smp', '1', '-m', `${MEMORY_MIB}`, '-nodefaults', '-no-reboot', '-display', 'none', '-serial', 'stdio',
-      '-kernel', kernel, '-initrd', initramfs, '-append', COMMAND_LINE],
+    args: [
+      '-accel',
+      'tcg',
+      '-cpu',
+      'max',
+      '-smp',
+      '1',
+      '-m',
+      `${MEMORY_MIB}`,
+      '-nodefaults',
+      '-no-reboot',
+      '-display',
+      'none',
+      '-serial',
+      'stdio',
+      '-kernel',
+      kernel,
+      '-initrd',
+      initramfs,
+      '-append',
+      COMMAND_LINE,
+    ],
   };
 }
 
@@ -75,7 +114,9 @@ function installed(program) {
     try {
       accessSync(join(path, program), constants.X_OK);
       return true;
-    } catch { /* not here */ }
+    } catch {
+      /* not here */
+    }
   }
   if (!missing.has(program)) console.error(`bench: ${program} IS NOT INSTALLED: figures beside it are left out`);
   missing.add(program);

@@ -37,7 +37,8 @@ export async function measure() {
   const all = stretches(await runGuest(counted(guest, options)));
   const expected = VISITS.length * PER_VISIT;
   const packets = (MIB * 1048576) / 1460;
-  if (all.length !== expected || all.some((stretch) => stretch.packets < packets)) throw new Error(`expected ${expected} whole downloads, got ${JSON.stringify(all)}`);
+  if (all.length !== expected || all.some((stretch) => stretch.packets < packets))
+    throw new Error(`expected ${expected} whole downloads, got ${JSON.stringify(all)}`);
   const of = (name, what) => median(all.filter((stretch) => stretch.name === name).map(what));
   const pair = (what, unit, value, ratio, aim) => {
     const [guarded, stock] = [of('guarded', value), of('stock', value)];
@@ -47,7 +48,13 @@ export async function measure() {
   const crossings = of('guarded', (stretch) => stretch.crossings);
   const extra = of('guarded', ({ cpu }) => cpu) - of('stock', ({ cpu }) => cpu);
   return [
-    pair(`speed by the guest's clock, ${MIB} MiB, median of ${expected / 2}`, 'MiB/s', ({ guest: seconds }) => MIB / seconds, divided, '0.9'),
+    pair(
+      `speed by the guest's clock, ${MIB} MiB, median of ${expected / 2}`,
+      'MiB/s',
+      ({ guest: seconds }) => MIB / seconds,
+      divided,
+      '0.9',
+    ),
     pair('speed by processor time', 'MiB/s', ({ cpu }) => MIB / cpu, divided, '0.9'),
     pair('guest instructions per packet', '', (stretch) => stretch.instructions / stretch.packets, divided),
     { what: 'crossings per packet received', value: of('guarded', (stretch) => stretch.crossings / stretch.packets) },
@@ -62,16 +69,28 @@ async function prepare() {
   const { image, manifest } = linkModule(bytes, path);
   const key = generateKeyPair();
   const privileges = [{ kind: 'pci-device', parameters: { device: CARDS.guarded, vendor: '8086', product: '100e' } }];
-  const grant = signGrant(makeGrant({ manifest: manifestDigest(manifest), vms: ['bench'], days: 1, onViolation: 'stop', privileges }), key.privateKey);
+  const grant = signGrant(
+    makeGrant({ manifest: manifestDigest(manifest), vms: ['bench'], days: 1, onViolation: 'stop', privileges }),
+    key.privateKey,
+  );
   const write = (name, data) => {
     writeFileSync(join(folder, name), data);
     return join(folder, name);
   };
   const module = write('e1000.guarded.ko', image);
   write('e1000.guarded.ko.manifest.json', JSON.stringify(manifest));
-  const guest = await makeGuest('net', SCRIPT, [['lib/modules/guarded.ko', image], ['lib/modules/stock.ko', bytes]]);
+  const guest = await makeGuest('net', SCRIPT, [
+    ['lib/modules/guarded.ko', image],
+    ['lib/modules/stock.ko', bytes],
+  ]);
   return {
     guest,
-    options: { name: 'bench', net: ['peer', 'peer'], module: [module], grant: [write('grant.json', JSON.stringify(grant))], trust: [write('admin.pub', key.publicKey)] },
+    options: {
+      name: 'bench',
+      net: ['peer', 'peer'],
+      module: [module],
+      grant: [write('grant.json', JSON.stringify(grant))],
+      trust: [write('admin.pub', key.publicKey)],
+    },
   };
 }

@@ -37,7 +37,9 @@ export function runGuest({ command, args }, { timeout = 240, onSample = () => {}
     pending = lines.pop();
     lines.forEach(line);
   });
-  child.stderr.on('data', (chunk) => { tail = (tail + chunk).slice(-TAIL); });
+  child.stderr.on('data', (chunk) => {
+    tail = (tail + chunk).slice(-TAIL);
+  });
   return new Promise((resolve, reject) => {
     const limit = setTimeout(() => child.kill('SIGKILL'), timeout * 1000);
     child.on('error', reject);

@@ -16,10 +16,26 @@ function figure(value, unit = '') {
 }
 
 export function table(rows) {
-  const lines = [['', 'here', 'beside', '', 'ratio', 'aim'], ...rows.map(({ what, value, unit, beside, ratio, aim }) => [
-    what, figure(value, unit), figure(beside?.value, unit), beside?.name ?? '', figure(ratio), aim ?? '',
-  ])];
+  const lines = [
+    ['', 'here', 'beside', '', 'ratio', 'aim'],
+    ...rows.map(({ what, value, unit, beside, ratio, aim }) => [
+      what,
+      figure(value, unit),
+      figure(beside?.value, unit),
+      beside?.name ?? '',
+      figure(ratio),
+      aim ?? '',
+    ]),
+  ];
   const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
   const right = new Set([1, 2, 4]);
-  return lines.map((line) => `  ${line.map((cell, column) => (right.has(column) ? cell.padStart(widths[column]) : cell.padEnd(widths[column]))).join('  ').trimEnd()}`).join('\n');
+  return lines
+    .map(
+      (line) =>
+        `  ${line
+          .map((cell, column) => (right.has(column) ? cell.padStart(widths[column]) : cell.padEnd(widths[column])))
+          .join('  ')
+          .trimEnd()}`,
+    )
+    .join('\n');
 }

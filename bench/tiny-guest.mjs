@@ -43,26 +43,36 @@ function tinyModule() {
   const fentry = tiny.kernel('__fentry__');
   const back = tiny.kernel('__x86_return_thunk');
   const frames = [[0, 8]]; // where in the text which frame size begins, from RSP
-  const define = (name, build) => tiny.function(name, (code) => {
-    frames.push([code.offset, 8]);
-    const pushed = (bytes, size, pop, body) => {
-      code.emit(...bytes);
-      frames.push([code.offset, size]);
-      body();
-      code.emit(...pop);
+  const define = (name, build) =>
+    tiny.function(name, (code) => {
       frames.push([code.offset, 8]);
-    };
-    code.call(fentry);
-    build(code, pushed);
-    code.jump(back);
-  });
+      const pushed = (bytes, size, pop, body) => {
+        code.emit(...bytes);
+        frames.push([code.offset, size]);
+        body();
+        code.emit(...pop);
+        frames.push([code.offset, 8]);
+      };
+      code.call(fentry);
+      build(code, pushed);
+      code.jump(back);
+    });
   const empty = define('empty', () => {});
-  const inner = define('inner', (code, pushed) => pushed([0x53], 16, [0x5b], () => { // push %rbx ... pop %rbx
-    code.emit(0x48, 0x89, 0xfb); // mov %rdi, %rbx
-    code.call(tiny.kernel('kfunc')).emit(0x48, 0xff, 0xcb, 0x75, 0xf6); // 1: call kfunc; dec %rbx; jnz 1b
-  }));
-  const outer = define('outer', (code, pushed) => pushed([0x41, 0x54], 16, [0x41, 0x5c], () => { code.call(inner); })); // push %r12 ... pop %r12
-  const spin = define('spin', (code) => { code.emit(0x48, 0xff, 0xcf, 0x75, 0xfb); }); // 1: dec %rdi; jnz 1b
+  const inner = define('inner', (code, pushed) =>
+    pushed([0x53], 16, [0x5b], () => {
+      // push %rbx ... pop %rbx
+      code.emit(0x48, 0x89, 0xfb); // mov %rdi, %rbx
+      code.call(tiny.kernel('kfunc')).emit(0x48, 0xff, 0xcb, 0x75, 0xf6); // 1: call kfunc; dec %rbx; jnz 1b
+    }),
+  );
+  const outer = define('outer', (code, pushed) =>
+    pushed([0x41, 0x54], 16, [0x41, 0x5c], () => {
+      code.call(inner);
+    }),
+  ); // push %r12 ... pop %r12
+  const spin = define('spin', (code) => {
+    code.emit(0x48, 0xff, 0xcf, 0x75, 0xfb);
+  }); // 1: dec %rdi; jnz 1b
   const pointers = tiny.code(tiny.add('.data', FLAGS.data));
   for (const symbol of [empty, outer, spin]) pointers.pointer(symbol);
   const text = tiny.symbol('', STT.section, tiny.text, 0);
@@ -156,7 +166,12 @@ function startLongMode(cpu) {
   for (const index of [SEG.ds, SEG.es, SEG.ss]) system.segments[index] = flat(DATA, 0xc093);
   const base = (offset) => BigInt.asUintN(64, BigInt(DESCRIPTORS.address + offset));
   cpu.writeSystem({
-    ...system, gdtr: { base: base(0), limit: 0x17 }, idtr: { base: base(DESCRIPTORS.idt), limit: 0xfff },
-    cr0: 0x8001_0033n, cr3: BigInt(ROOT), cr4: 0x6a0n, efer: 0xd01n,
+    ...system,
+    gdtr: { base: base(0), limit: 0x17 },
+    idtr: { base: base(DESCRIPTORS.idt), limit: 0xfff },
+    cr0: 0x8001_0033n,
+    cr3: BigInt(ROOT),
+    cr4: 0x6a0n,
+    efer: 0xd01n,
   });
 }

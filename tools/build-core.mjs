@@ -35,17 +35,44 @@ export async function buildCore({ fast = false, text = false } = {}) {
   for (const [name, content] of generate(table)) {
     const path = join(generated, name);
     let old = '';
-    try { old = readFileSync(path, 'utf8'); } catch { /* first build */ }
+    try {
+      old = readFileSync(path, 'utf8');
+    } catch {
+      /* first build */
+    }
     if (old !== content) writeFileSync(path, content);
   }
   // -O3 takes 2.5 times as long as -O2 and runs no faster (bench/cpu-micro.mjs --core).
-  const { error, stderr } = await asc.main([
-    join(soft, 'core/main.ts'), fast ? '-O1' : '-O2', '--runtime', 'stub', '--importMemory', '--sharedMemory', '--initialMemory', '1024',
-    '--maximumMemory', '65536', '--memoryBase', '4096', '--enable', 'threads', '--enable', 'simd', '--noAssert',
-    // 201: sizes differ in 64-bit memory, which the core never has; 112: v128 in signatures that only the core itself uses
-    '--disableWarning', '201', '--disableWarning', '112',
-    '--outFile', join(build, 'soft.wasm'), ...(text ? ['--textFile', join(build, 'soft.wat')] : []),
-  ], {});
+  const { error, stderr } = await asc.main(
+    [
+      join(soft, 'core/main.ts'),
+      fast ? '-O1' : '-O2',
+      '--runtime',
+      'stub',
+      '--importMemory',
+      '--sharedMemory',
+      '--initialMemory',
+      '1024',
+      '--maximumMemory',
+      '65536',
+      '--memoryBase',
+      '4096',
+      '--enable',
+      'threads',
+      '--enable',
+      'simd',
+      '--noAssert',
+      // 201: sizes differ in 64-bit memory, which the core never has; 112: v128 in signatures that only the core itself uses
+      '--disableWarning',
+      '201',
+      '--disableWarning',
+      '112',
+      '--outFile',
+      join(build, 'soft.wasm'),
+      ...(text ? ['--textFile', join(build, 'soft.wat')] : []),
+    ],
+    {},
+  );
   if (error) throw new Error(`AssemblyScript: ${error.message}\n${stderr.toString()}`);
   const warnings = stderr.toString();
   if (warnings) console.error(warnings);

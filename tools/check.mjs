@@ -21,7 +21,8 @@ const LAYERS = [
   ['vm'],
   ['cli'],
 ];
-const layerOf = (path) => LAYERS.findIndex((names) => names.some((name) => path === name || path.startsWith(`${name}/`) || path === `${name}.ts`));
+const layerOf = (path) =>
+  LAYERS.findIndex((names) => names.some((name) => path === name || path.startsWith(`${name}/`) || path === `${name}.ts`));
 const partOf = (path) => LAYERS.flat().find((name) => path === name || path.startsWith(`${name}/`) || path === `${name}.ts`);
 const source = join(root, 'src');
 for (const file of readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'))) {
@@ -37,7 +38,8 @@ for (const file of readdirSync(source, { recursive: true, encoding: 'utf8' }).fi
     else if (layerOf(to) < 0) problems.push(`src/${file} imports ${to}, which is in no layer`);
     else if (!isTest && layerOf(to) >= layerOf(file)) problems.push(`src/${file} imports ${to}: imports point to the left only`);
   }
-  if (/^engine\/soft\/core\//.test(file) && /from '\.\.\/\.\.\//.test(text)) problems.push(`src/${file}: the core imports from outside itself`);
+  if (/^engine\/soft\/core\//.test(file) && /from '\.\.\/\.\.\//.test(text))
+    problems.push(`src/${file}: the core imports from outside itself`);
 }
 for (const problem of problems) console.error(problem);
 console.log(problems.length === 0 ? 'checks passed' : `${problems.length} checks failed`);

@@ -23,9 +23,15 @@ try {
     console.log(rate(done));
   });
   console.log(rate(steps));
-  console.log(`crossings: ${Object.entries(crossings).map(([name, count]) => `${name} ${count}`).join(', ')}`);
+  console.log(
+    `crossings: ${Object.entries(crossings)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', ')}`,
+  );
   console.log(`reasons: ${[...reasons].join(', ')}`);
 } catch (error) {
-  console.error(`${error.message}\nreplay: npm run fuzz -- --seed ${/seed (\d+)/.exec(error.message)?.[1]} --steps ${/step (\d+)/.exec(error.message)?.[1]}`);
+  console.error(
+    `${error.message}\nreplay: npm run fuzz -- --seed ${/seed (\d+)/.exec(error.message)?.[1]} --steps ${/step (\d+)/.exec(error.message)?.[1]}`,
+  );
   process.exit(1);
 }

@@ -9,6 +9,13 @@ const quick = process.argv.includes('--quick');
 install();
 build();
 
+// The suites that link or boot stock modules need the kernel and busybox: fetched once into the cache. Without them they skip, and say so.
+const fetched = spawnSync(process.execPath, ['dist/cli/main.js', 'doctor', '--fetch'], {
+  cwd: root,
+  stdio: ['ignore', 'ignore', 'inherit'],
+});
+if (fetched.status !== 0) console.error('the stock kernel or busybox could not be fetched: suites that need them will skip or fail');
+
 let passed = 0;
 let failed = 0;
 let skipped = 0;

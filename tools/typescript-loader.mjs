@@ -1,7 +1,8 @@
 // Lets a tool import the project's TypeScript as it is: `import './typescript-loader.mjs'` first, then `await import('../x.ts')`.
 import { register } from 'node:module';
 
-register(`data:text/javascript,${encodeURIComponent(`
+register(
+  `data:text/javascript,${encodeURIComponent(`
   import { readFile } from 'node:fs/promises';
   import { fileURLToPath } from 'node:url';
   import typescript from '${import.meta.resolve('typescript')}';
@@ -11,4 +12,5 @@ register(`data:text/javascript,${encodeURIComponent(`
     const source = await readFile(fileURLToPath(url), 'utf8');
     return { format: 'module', shortCircuit: true, source: typescript.transpileModule(source, { compilerOptions }).outputText };
   }
-`)}`);
+`)}`,
+);

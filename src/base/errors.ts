@@ -22,7 +22,11 @@ export type ExitName = keyof typeof EXIT_CODES;
  */
 export class UserError extends Error {
   override readonly name = 'UserError';
-  constructor(message: string, readonly fix?: string, readonly exit: ExitName = 'usage') {
+  constructor(
+    message: string,
+    readonly fix?: string,
+    readonly exit: ExitName = 'usage',
+  ) {
     super(message);
   }
 }

@@ -3,7 +3,12 @@
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-export interface LogRecord { level: LogLevel; component: string; message: string; fields?: Record<string, unknown> }
+export interface LogRecord {
+  level: LogLevel;
+  component: string;
+  message: string;
+  fields?: Record<string, unknown>;
+}
 export type LogSink = (record: LogRecord) => void;
 
 export interface Log {

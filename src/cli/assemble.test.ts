@@ -9,7 +9,10 @@ const models = (...nets: string[]) => cardsOf(nets, []).map(({ model, net }) => 
 
 test('a card is an e1000 unless its network names a model', () => {
   expect(models('peer', 'peer,model=rtl8139', 'user,model=rtl8139c', 'none,model=e1000')).toEqual([
-    ['peer', 'e1000'], ['peer', 'rtl8139'], ['user', 'rtl8139c'], ['none', 'e1000'],
+    ['peer', 'e1000'],
+    ['peer', 'rtl8139'],
+    ['user', 'rtl8139c'],
+    ['none', 'e1000'],
   ]);
   expect(cardsOf(['stream:unix:/tmp/a,model=b,model=rtl8139'], [])[0].net).toMatchObject({ address: { path: '/tmp/a,model=b' } });
 });

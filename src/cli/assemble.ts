@@ -26,7 +26,8 @@ export const pciAddress = (slot: number): string => `0000:00:${slot.toString(16)
 
 export function cardsOf(nets: readonly string[], captures: readonly string[]): CardConfig[] {
   if (nets.length > MOST_CARDS) throw new UserError(`${nets.length} network cards; there are slots for ${MOST_CARDS}`, 'give fewer --net');
-  if (captures.length > nets.length) throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
+  if (captures.length > nets.length)
+    throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
   return nets.map((text, index) => ({
     ...parseCard(text),
     slot: FIRST_CARD_SLOT + index,
@@ -40,7 +41,8 @@ function parseCard(text: string): Pick<CardConfig, 'model' | 'net'> {
   const match = /^(.*),model=([^,]*)$/s.exec(text);
   if (match === null) return { net: parseNet(text) };
   const model = CARD_MODELS.find((name) => name === match[2]);
-  if (model === undefined) throw new UserError(`--net ${text}: there is no card model "${match[2]}"`, `use one of ${CARD_MODELS.join(', ')}`);
+  if (model === undefined)
+    throw new UserError(`--net ${text}: there is no card model "${match[2]}"`, `use one of ${CARD_MODELS.join(', ')}`);
   return { model, net: parseNet(match[1]) };
 }
 
@@ -55,7 +57,8 @@ function parseMsr(text: string): { index: number; value: bigint } {
   const match = /^(0x[0-9a-f]{1,8}|\d{1,10})=(0x[0-9a-f]{1,16}|\d{1,20})$/i.exec(text);
   const index = match ? Number(match[1]) : Number.NaN;
   const value = match ? BigInt(match[2]) : 0n;
-  if (!isOwnMsr(index) || value >= 2n ** 64n) throw new UserError(`--msr ${text}: expected INDEX=VALUE`, 'an index from 0x40000000 to 0x400000ff, e.g. 0x40000000=0x1234');
+  if (!isOwnMsr(index) || value >= 2n ** 64n)
+    throw new UserError(`--msr ${text}: expected INDEX=VALUE`, 'an index from 0x40000000 to 0x400000ff, e.g. 0x40000000=0x1234');
   return { index, value };
 }
 
@@ -70,7 +73,9 @@ function registeredModules(options: RunOptions): RegisteredModule[] {
 
 function fileEntries(options: RunOptions): CpioEntry[] {
   const entries: CpioEntry[] = options.module.map((path) => ({
-    kind: 'file', path: `lib/modules/${basename(path).replace(/\.guarded\.ko$/, '.ko')}`, data: readInput(path, LIMITS.module, 'module'),
+    kind: 'file',
+    path: `lib/modules/${basename(path).replace(/\.guarded\.ko$/, '.ko')}`,
+    data: readInput(path, LIMITS.module, 'module'),
   }));
   for (const pair of options.put) {
     const equals = pair.indexOf('=');
@@ -79,7 +84,8 @@ function fileEntries(options: RunOptions): CpioEntry[] {
     if (path.split('/').includes('..')) throw new UserError(`--put ${pair}: the guest path leaves the archive`, 'use a path without ..');
     entries.push({ kind: 'file', path, mode: 0o755, data: readInput(pair.slice(equals + 1), LIMITS.initramfs, 'file') });
   }
-  if (options.start !== undefined) entries.push({ kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: readInput(options.start, LIMITS.policy, 'script') });
+  if (options.start !== undefined)
+    entries.push({ kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: readInput(options.start, LIMITS.policy, 'script') });
   return entries;
 }
 
@@ -92,8 +98,10 @@ function windowSize(): string[] {
 /** Throws UserError for a pin of a CPU, or to a core, that the machine does not have. */
 export function processors({ cpus, cores = cpus, pin = [], seed }: RunOptions): Pick<VmConfig, 'cpus' | 'cores' | 'pins' | 'seed'> {
   for (const [cpu, core] of pin) {
-    if (cpu >= cpus) throw new UserError(`--pin ${cpu}=${core}: there is no virtual CPU ${cpu}`, `name one from 0 to ${cpus - 1}, or give more --cpus`);
-    if (core >= cores) throw new UserError(`--pin ${cpu}=${core}: there is no core ${core}`, `name one from 0 to ${cores - 1}, or give more --cores`);
+    if (cpu >= cpus)
+      throw new UserError(`--pin ${cpu}=${core}: there is no virtual CPU ${cpu}`, `name one from 0 to ${cpus - 1}, or give more --cpus`);
+    if (core >= cores)
+      throw new UserError(`--pin ${cpu}=${core}: there is no core ${core}`, `name one from 0 to ${cores - 1}, or give more --cores`);
   }
   return { cpus, cores, pins: pin, seed };
 }
@@ -106,7 +114,10 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
   const vmmKey = options.vmmKey === undefined ? undefined : vmmKeyOf(options.vmmKey);
   const msrs = options.msr.map(parseMsr);
   const entries = fileEntries(options);
-  const own = options.initramfs === undefined ? undefined : readInput(options.initramfs, Math.min(LIMITS.initramfs, options.memory), 'initramfs in so much guest memory');
+  const own =
+    options.initramfs === undefined
+      ? undefined
+      : readInput(options.initramfs, Math.min(LIMITS.initramfs, options.memory), 'initramfs in so much guest memory');
   if (cards.some(({ net }) => net.kind === 'user')) await fetchPasst(progress);
   const kernelPath = options.kernel ?? (await fetchKernel(progress)).image;
   const file = readInput(kernelPath, LIMITS.kernel, 'kernel');
@@ -123,7 +134,11 @@ export async function assemble(options: RunOptions, progress: Progress): Promise
     kernel: { elf: kernel.elf, setupHeader: kernel.setupHeader, name: kernelPath },
     boot: options.boot,
     initramfs,
-    commandLine: options.commandLine ?? [...(linux ? [DEFAULT_COMMAND_LINE] : []), ...(options.initramfs === undefined && linux ? windowSize() : []), options.append].join(' ').trim(),
+    commandLine:
+      options.commandLine ??
+      [...(linux ? [DEFAULT_COMMAND_LINE] : []), ...(options.initramfs === undefined && linux ? windowSize() : []), options.append]
+        .join(' ')
+        .trim(),
     modules,
     trustedKeys,
     vmmKey,

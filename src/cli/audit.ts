@@ -10,7 +10,8 @@ const CHUNK = 1 << 20;
 
 /** Reads a log of any length piece by piece. Throws UserError for a line that no log of ours holds. */
 export function readChain(path: string): ChainReport {
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== false) throw new UserError(`${path}: no such log`, 'give a file that --events wrote');
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== false)
+    throw new UserError(`${path}: no such log`, 'give a file that --events wrote');
   const reader = new ChainReader();
   const chunk = Buffer.alloc(CHUNK);
   const fd = openSync(path, 'r');
@@ -24,7 +25,8 @@ export function readChain(path: string): ChainReport {
         from = end + 1;
       }
       rest = bytes.subarray(from);
-      if (rest.length > LINE_LIMIT) throw new UserError(`${path}: a line has more than ${LINE_LIMIT} bytes`, 'expected a log made by --events');
+      if (rest.length > LINE_LIMIT)
+        throw new UserError(`${path}: a line has more than ${LINE_LIMIT} bytes`, 'expected a log made by --events');
     }
     if (rest.length > 0) reader.line(rest, false);
   } finally {
@@ -35,11 +37,15 @@ export function readChain(path: string): ChainReport {
 
 export function addAuditCommand(program: Command): void {
   const audit = program.command('audit').description('the event logs of machines');
-  const verify = audit.command('verify').argument('<file>', 'a log written by --events')
+  const verify = audit
+    .command('verify')
+    .argument('<file>', 'a log written by --events')
     .description('find a line that was changed, removed, moved or cut off')
     .option('--open', 'the log may lack its end: its machine runs, or was killed')
     .option('--head <sha256>', 'hash of the last line, as an earlier verify printed it')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Each line of a log carries the SHA-256 of the line before it. Whoever may write the whole
 file could write it anew: keep the printed hash elsewhere, and give it with --head.
 
@@ -47,12 +53,14 @@ Exit codes: 0 nothing found, 1 something was found, 2 no such log.
 
 Example:
   portcullis audit verify events.ndjson
-`);
+`,
+    );
   action(verify, ({ json }, file: string, options: { open?: boolean; head?: string }) => {
     const report = readChain(file);
     const findings = report.findings.map(({ line, problem }) => `line ${line} ${problem}`);
     if (report.lines === 0) findings.push('the log is empty');
-    else if (!report.ended && !options.open) findings.push('the last run has no end: it was cut off, its machine was killed, or still runs (--open allows that)');
+    else if (!report.ended && !options.open)
+      findings.push('the last run has no end: it was cut off, its machine was killed, or still runs (--open allows that)');
     if (options.head !== undefined && options.head !== report.head) findings.push(`the last line has the hash ${report.head}`);
     const ok = findings.length === 0;
     const { lines, runs, events, head, ended } = report;

@@ -7,16 +7,21 @@ import { action, LIMITS, readInput } from './command.ts';
 import { printJson } from './output.ts';
 
 export function addBuildModuleCommand(program: Command): void {
-  const command = program.command('build-module').argument('<source>', 'a C file')
+  const command = program
+    .command('build-module')
+    .argument('<source>', 'a C file')
     .description('build a kernel module for the stock kernel out of a C file')
     .option('--output <file>', 'the module; default: NAME.ko here')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   portcullis build-module modules/example/example.c
   portcullis link ./example.ko
 
 Needs gcc and make; the kernel's headers are fetched into the cache.
-`);
+`,
+    );
   action(command, async ({ json, progress }, source: string, options: { output?: string }) => {
     readInput(source, LIMITS.policy, 'C file');
     const step = (what: Parameters<typeof progress.step>[0]) => progress.step(what);

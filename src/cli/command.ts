@@ -5,10 +5,16 @@ import { UserError } from '../base/errors.ts';
 import { reportError } from './output.ts';
 import { createProgress, type ProgressMode, type ProgressReporter } from './progress.ts';
 
-export interface GlobalOptions { json: boolean; progress: ProgressMode }
+export interface GlobalOptions {
+  json: boolean;
+  progress: ProgressMode;
+}
 
 /** What a command's body gets beside its own arguments. */
-export interface Context { json: boolean; progress: ProgressReporter }
+export interface Context {
+  json: boolean;
+  progress: ProgressReporter;
+}
 
 /**
  * Wraps a command's body: gives it the global options, prints errors, sets the exit code. The body returns its exit code.
@@ -33,7 +39,8 @@ export function readInput(path: string, most: number, what: string): Buffer {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) throw new UserError(`${path}: no such ${what}`, 'check the path');
   if (!stat.isFile()) throw new UserError(`${path} is not a file`, `expected a ${what}`);
-  if (stat.size > most) throw new UserError(`${path} has ${stat.size} bytes; at most ${most} are taken as ${what}`, 'check that it is the right file');
+  if (stat.size > most)
+    throw new UserError(`${path} has ${stat.size} bytes; at most ${most} are taken as ${what}`, 'check that it is the right file');
   return readFileSync(path);
 }
 

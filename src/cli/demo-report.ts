@@ -26,7 +26,15 @@ export interface DemoResult {
   checks: { name: string; ok: boolean; detail: string }[];
 }
 
-export interface DemoEvidence { kernel: StockKernel; engine: string; transcript: DemoTranscript; ended: Ended; bytes: number; expected: string; startedAt?: number }
+export interface DemoEvidence {
+  kernel: StockKernel;
+  engine: string;
+  transcript: DemoTranscript;
+  ended: Ended;
+  bytes: number;
+  expected: string;
+  startedAt?: number;
+}
 
 const CROSSING_KINDS = ['callIn', 'returnOut', 'callOut', 'returnIn', 'eventOut', 'resume'] as const;
 
@@ -45,15 +53,35 @@ export function judge({ kernel, engine, transcript, ended, bytes, expected }: De
   const refusalReasons = report.refusals.map((refusal) => `${refusal.module}: ${refusal.reason}`);
   const checks = [
     check('the guest finished and powered off', ended.exit === 'ok' && transcript.stages.at(-1)?.name === 'done', ended.exit),
-    check('the guarded driver was loaded, unloaded and loaded again', ['loaded', 'unloaded', 'reloaded'].every((name) => transcript.value(name) === 'yes'), `${['loaded', 'unloaded', 'reloaded'].filter((name) => transcript.value(name) === 'yes').join(', ')}`),
-    check('DHCP gave an address, both times', (transcript.values.get('address') ?? []).filter((text) => /^10\./.test(text)).length === 2, (transcript.values.get('address') ?? []).join(', ')),
+    check(
+      'the guarded driver was loaded, unloaded and loaded again',
+      ['loaded', 'unloaded', 'reloaded'].every((name) => transcript.value(name) === 'yes'),
+      `${['loaded', 'unloaded', 'reloaded'].filter((name) => transcript.value(name) === 'yes').join(', ')}`,
+    ),
+    check(
+      'DHCP gave an address, both times',
+      (transcript.values.get('address') ?? []).filter((text) => /^10\./.test(text)).length === 2,
+      (transcript.values.get('address') ?? []).join(', '),
+    ),
     check('the peer answered every ping', pings.length === 2 && pings.every((text) => / 0% packet loss/.test(text)), pings.join('; ')),
     check('the download arrived whole', sha256 === expected, sha256),
-    check('every probe from outside got nothing', transcript.probes.length === DEMO_PROBES && transcript.probes.every((probe) => probe.ok), `${transcript.probes.filter((probe) => probe.ok).length} of ${transcript.probes.length}`),
-    check('interrupts that arrived in the driver found the privilege gone', report.refusedAccesses.interrupted > 0 && crossings.eventOut > 0 && ticks > 0, `${crossings.eventOut} interrupts in the driver, ${report.refusedAccesses.interrupted} of them probed the card`),
+    check(
+      'every probe from outside got nothing',
+      transcript.probes.length === DEMO_PROBES && transcript.probes.every((probe) => probe.ok),
+      `${transcript.probes.filter((probe) => probe.ok).length} of ${transcript.probes.length}`,
+    ),
+    check(
+      'interrupts that arrived in the driver found the privilege gone',
+      report.refusedAccesses.interrupted > 0 && crossings.eventOut > 0 && ticks > 0,
+      `${crossings.eventOut} interrupts in the driver, ${report.refusedAccesses.interrupted} of them probed the card`,
+    ),
     check('the module without a grant was refused', refusalReasons.includes('e1000e: no-grant'), refusalReasons.join(', ')),
     check('the module with a byte changed was refused', refusalReasons.includes('e1000: text-differs'), refusalReasons.join(', ')),
-    check('no crossing was left open', crossings.callIn === crossings.returnOut && crossings.callOut === crossings.returnIn && crossings.eventOut === crossings.resume, ''),
+    check(
+      'no crossing was left open',
+      crossings.callIn === crossings.returnOut && crossings.callOut === crossings.returnIn && crossings.eventOut === crossings.resume,
+      '',
+    ),
     check('the guest kernel reported no error', transcript.value('bugs') === '0', `${transcript.value('bugs') ?? '?'} reports`),
   ];
   return {
@@ -77,28 +105,53 @@ export function judge({ kernel, engine, transcript, ended, bytes, expected }: De
 
 export function summary(result: DemoResult, ended: Ended): string {
   const title = (text: string) => `\n${styled('bold', text)}`;
-  const indent = (text: string) => text.split('\n').map((line) => `  ${line}`).join('\n');
+  const indent = (text: string) =>
+    text
+      .split('\n')
+      .map((line) => `  ${line}`)
+      .join('\n');
   const mark = (ok: boolean) => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
   const count = (value: number) => value.toLocaleString('en');
   return [
     title(`Kernel ${result.kernel} on the ${result.engine} engine`),
-    indent(columns([
-      ['boot to init', `${result.bootSeconds.toFixed(1)} s`],
-      ['whole run', `${result.totalSeconds.toFixed(1)} s, ${count(result.instructions)} guest instructions`],
-      ['packets', `${count(result.packets.rx)} received, ${count(result.packets.tx)} sent`],
-      ['download', `${(result.download.bytes / 1048576).toFixed(1)} MiB in ${result.download.seconds.toFixed(1)} s, SHA-256 ${result.download.ok ? 'as expected' : 'WRONG'}`],
-    ])),
+    indent(
+      columns([
+        ['boot to init', `${result.bootSeconds.toFixed(1)} s`],
+        ['whole run', `${result.totalSeconds.toFixed(1)} s, ${count(result.instructions)} guest instructions`],
+        ['packets', `${count(result.packets.rx)} received, ${count(result.packets.tx)} sent`],
+        [
+          'download',
+          `${(result.download.bytes / 1048576).toFixed(1)} MiB in ${result.download.seconds.toFixed(1)} s, SHA-256 ${result.download.ok ? 'as expected' : 'WRONG'}`,
+        ],
+      ]),
+    ),
     title('Border crossings of the guarded driver'),
-    indent(columns([...Object.entries(result.crossings).map(([kind, value]) => [kind, count(value)]), ['per packet', String(result.crossingsPerPacket)]])),
+    indent(
+      columns([
+        ...Object.entries(result.crossings).map(([kind, value]) => [kind, count(value)]),
+        ['per packet', String(result.crossingsPerPacket)],
+      ]),
+    ),
     title('Kernel functions it called most'),
     indent(columns(result.callOuts.map(({ symbol, count: value }) => [symbol, count(value)]))),
     title('Probes from outside the module'),
-    indent(columns(result.probes.map((probe) => [mark(probe.ok), probe.name, probe.ok ? probe.got : `expected ${probe.expected}, got ${probe.got}`]))),
+    indent(
+      columns(
+        result.probes.map((probe) => [mark(probe.ok), probe.name, probe.ok ? probe.got : `expected ${probe.expected}, got ${probe.got}`]),
+      ),
+    ),
     title('Refused'),
-    indent(columns([
-      ...result.refusals.map((refusal) => [refusal.module, refusal.reason, `${refusal.count} times`, refusal.detail]),
-      ['the card', 'outside the module', `${count(result.refusedAccesses.reads)} reads, ${count(result.refusedAccesses.writes)} writes`, `${count(result.refusedAccesses.interrupted)} while the driver was interrupted`],
-    ])),
+    indent(
+      columns([
+        ...result.refusals.map((refusal) => [refusal.module, refusal.reason, `${refusal.count} times`, refusal.detail]),
+        [
+          'the card',
+          'outside the module',
+          `${count(result.refusedAccesses.reads)} reads, ${count(result.refusedAccesses.writes)} writes`,
+          `${count(result.refusedAccesses.interrupted)} while the driver was interrupted`,
+        ],
+      ]),
+    ),
     title('Verdict'),
     indent(columns(result.checks.map((entry) => [mark(entry.ok), entry.name, entry.detail]))),
     `\n${result.ok ? styled('green', 'All held.') : styled('red', 'Something did not hold.')}${ended.exit === 'ok' ? '' : ` The machine ended: ${ended.exit}.`}`,

@@ -3,13 +3,18 @@ import { DemoTranscript } from './demo-transcript.ts';
 
 const feed = (text: string) => {
   const stages: string[] = [];
-  const transcript = new DemoTranscript((name) => stages.push(name), () => 0);
+  const transcript = new DemoTranscript(
+    (name) => stages.push(name),
+    () => 0,
+  );
   for (const byte of Buffer.from(text)) transcript.add(Uint8Array.of(byte));
   return { transcript, stages };
 };
 
 test('stages, values and probes, whatever the pieces and line ends', () => {
-  const { transcript, stages } = feed('noise\r\n@@ stage init\r\n@@ value kernel 6.1\n@@ value kernel again\n@@ probe reads a register 0xFF 0xff\n');
+  const { transcript, stages } = feed(
+    'noise\r\n@@ stage init\r\n@@ value kernel 6.1\n@@ value kernel again\n@@ probe reads a register 0xFF 0xff\n',
+  );
   expect(stages).toEqual(['init']);
   expect(transcript.values.get('kernel')).toEqual(['6.1', 'again']);
   expect(transcript.probes).toEqual([{ name: 'reads a register', expected: '0xFF', got: '0xff', ok: true }]);

@@ -1,5 +1,10 @@
 /** Reads what the demo's guest reports on its console (see guest/demo-script.ts). The guest is not trusted: sizes are limited, nothing is executed. */
-export interface Probe { name: string; expected: string; got: string; ok: boolean }
+export interface Probe {
+  name: string;
+  expected: string;
+  got: string;
+  ok: boolean;
+}
 
 const MAX_LINE = 4096;
 const MAX_ITEMS = 1000;
@@ -15,7 +20,10 @@ export class DemoTranscript {
   /** When the transcript was opened, in ms of `now`. */
   readonly started: number;
 
-  constructor(private readonly onStage: (name: string) => void, readonly now: () => number = () => performance.now()) {
+  constructor(
+    private readonly onStage: (name: string) => void,
+    readonly now: () => number = () => performance.now(),
+  ) {
     this.started = now();
   }
 
@@ -38,7 +46,8 @@ export class DemoTranscript {
       const space = rest.indexOf(' ');
       const name = space < 0 ? rest : rest.slice(0, space);
       const list = this.values.get(name) ?? [];
-      if (this.values.size < MAX_ITEMS && list.length < MAX_ITEMS) this.values.set(name, [...list, space < 0 ? '' : rest.slice(space + 1).trim()]);
+      if (this.values.size < MAX_ITEMS && list.length < MAX_ITEMS)
+        this.values.set(name, [...list, space < 0 ? '' : rest.slice(space + 1).trim()]);
     } else if (kind === 'probe' && this.probes.length < MAX_ITEMS) {
       // The last two words are the expected and the found value; a missing one means that the probe itself failed.
       const words = rest.split(' ');

@@ -67,7 +67,9 @@ export async function vaultDemo({ json, progress }: Context, options: RunOptions
       transcript.add(chunk);
       if (verbose) process.stderr.write(chunk);
     },
-    started: (running) => { vm = running; },
+    started: (running) => {
+      vm = running;
+    },
     events: options.events,
     timeout: options.timeout,
   });
@@ -77,7 +79,8 @@ export async function vaultDemo({ json, progress }: Context, options: RunOptions
   const result = judgeVault({ release: demo.release, transcript, ended, needles: demo.needles, sign: demo.sign, host });
   if (json) printJson(result);
   else console.log(vaultSummary(result, ended));
-  if (!result.ok && !verbose) process.stderr.write(`portcullis: ${describeEnd(ended)}; last lines of the guest's console:\n${transcript.tail()}\n`);
+  if (!result.ok && !verbose)
+    process.stderr.write(`portcullis: ${describeEnd(ended)}; last lines of the guest's console:\n${transcript.tail()}\n`);
   return result.ok ? 0 : ended.code || 1;
 }
 
@@ -97,12 +100,20 @@ export async function prepareVault(options: RunOptions, step: Progress): Promise
   const [administrator, vmm] = [generateKeyPair(), generateVmmKeyPair()];
   const digest = manifestDigest(guarded.manifest);
   const sealed = sealSecret(key, vmm.publicKey, { manifest: digest, name: 'key' });
-  const grant = signGrant(makeGrant({
-    manifest: digest, vms: [VM_NAME], days: 1, onViolation: 'quarantine', privileges: [{ kind: 'secret', parameters: { name: 'key', sealed } }],
-  }), administrator.privateKey);
+  const grant = signGrant(
+    makeGrant({
+      manifest: digest,
+      vms: [VM_NAME],
+      days: 1,
+      onViolation: 'quarantine',
+      privileges: [{ kind: 'secret', parameters: { name: 'key', sealed } }],
+    }),
+    administrator.privateKey,
+  );
   const needles = [CONTROL, ...vaultNeedles(key)];
   const script = vaultScript({
-    needles: needles.map(masked), memory: options.memory,
+    needles: needles.map(masked),
+    memory: options.memory,
     text: readObject(guarded.image, 'vault.ko').section('.text')?.size ?? 0,
   });
   const module = (name: string, data: Uint8Array): CpioEntry => ({ kind: 'file', path: `lib/modules/${name}.ko`, data });
@@ -110,13 +121,19 @@ export async function prepareVault(options: RunOptions, step: Progress): Promise
     { kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: Buffer.from(script) },
     { kind: 'file', path: 'bin/memory-search', mode: 0o755, data: finder },
     { kind: 'file', path: 'control', data: Buffer.from(CONTROL.bytes) },
-    module('vault', guarded.image), module('vault-plain', plain), module('search', search),
+    module('vault', guarded.image),
+    module('vault-plain', plain),
+    module('search', search),
   ]);
   return {
     config: {
-      name: VM_NAME, engine: options.engine, clock: options.clock, memory: options.memory,
+      name: VM_NAME,
+      engine: options.engine,
+      clock: options.clock,
+      memory: options.memory,
       kernel: { elf: image.elf, setupHeader: image.setupHeader, name: kernel.image },
-      initramfs, commandLine: COMMAND_LINE,
+      initramfs,
+      commandLine: COMMAND_LINE,
       modules: [{ image: guarded.image, manifest: guarded.manifest, grants: [grant] }],
       trustedKeys: [administrator.publicKey],
       vmmKey: vmm.privateKey,
@@ -137,7 +154,11 @@ function buildProgram(path: string): Uint8Array {
     const output = join(folder, 'program');
     const result = spawnSync('gcc', ['-static', '-nostdlib', '-ffreestanding', '-O2', '-s', '-o', output, path], { encoding: 'utf8' });
     if (result.error || result.status !== 0) {
-      throw new UserError(`${path}: gcc failed: ${result.error?.message ?? result.stderr.trim().slice(0, 2000)}`, 'apt-get install gcc', 'failed');
+      throw new UserError(
+        `${path}: gcc failed: ${result.error?.message ?? result.stderr.trim().slice(0, 2000)}`,
+        'apt-get install gcc',
+        'failed',
+      );
     }
     return readFileSync(output);
   } finally {

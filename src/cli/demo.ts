@@ -33,20 +33,34 @@ const DEMO_TIMEOUT = 600;
 const DEMO_COMMAND_LINE = 'console=ttyS0 panic=-1 quiet cryptomgr.notests iomem=relaxed';
 const SEED = 1;
 
-interface DemoFlags extends Record<string, unknown> { download: string; verbose?: boolean; url?: string; sha256?: string }
+interface DemoFlags extends Record<string, unknown> {
+  download: string;
+  verbose?: boolean;
+  url?: string;
+  sha256?: string;
+}
 
 export function addDemoCommand(program: Command): void {
-  const demo = program.command('demo')
+  const demo = program
+    .command('demo')
     .argument('[what]', 'driver: the main job; vault: a module that signs with a key that no one else in the guest can find', 'driver')
     .description('the main job: guard the stock e1000 driver, give it the card, probe everything else')
     .option('--download <MiB>', 'size of the file that the guest downloads', '8')
-    .option('--url <url>', 'download this instead of the built-in peer\'s file (with --net user or stream)')
+    .option('--url <url>', "download this instead of the built-in peer's file (with --net user or stream)")
     .option('--sha256 <digest>', 'expected digest of --url')
-    .option('--verbose', 'show the guest\'s console on standard error')
-    .addHelpText('after', '\nExamples:\n  portcullis demo\n  portcullis demo vault\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n');
+    .option('--verbose', "show the guest's console on standard error")
+    .addHelpText(
+      'after',
+      '\nExamples:\n  portcullis demo\n  portcullis demo vault\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n',
+    );
   addRunOptions(demo, ['memory', 'cpus', 'cores', 'pin', 'net', 'pcap', 'engine', 'clock', 'seed', 'timeout', 'events', 'watch', 'log']);
   action(demo, async (context, what: string, flags: DemoFlags) => {
-    if (what === 'vault') return vaultDemo(context, resolveRunOptions({ memory: '128M', timeout: DEMO_TIMEOUT, ...definedOnly(flags) }, undefined), flags.verbose === true);
+    if (what === 'vault')
+      return vaultDemo(
+        context,
+        resolveRunOptions({ memory: '128M', timeout: DEMO_TIMEOUT, ...definedOnly(flags) }, undefined),
+        flags.verbose === true,
+      );
     if (what !== 'driver') throw new UserError(`there is no demo "${what}"`, 'portcullis demo, or portcullis demo vault');
     const { json, progress } = context;
     const mebibytes = Number(flags.download);
@@ -72,12 +86,14 @@ export function addDemoCommand(program: Command): void {
     const result: DemoResult = judge({ kernel, engine: options.engine, transcript, ended, bytes, expected });
     if (json) printJson(result);
     else console.log(summary(result, ended));
-    if (!result.ok && !flags.verbose) process.stderr.write(`portcullis: ${describeEnd(ended)}; last lines of the guest's console:\n${transcript.tail()}\n`);
+    if (!result.ok && !flags.verbose)
+      process.stderr.write(`portcullis: ${describeEnd(ended)}; last lines of the guest's console:\n${transcript.tail()}\n`);
     return result.ok ? 0 : ended.code || 1;
   });
 }
 
-const definedOnly = (flags: Record<string, unknown>) => Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0)));
+const definedOnly = (flags: Record<string, unknown>) =>
+  Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0)));
 
 /** Links, signs, and builds the machine's configuration. */
 async function prepare(options: RunOptions, url: string, step: Progress): Promise<{ config: VmConfig; kernel: StockKernel }> {
@@ -87,7 +103,8 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
   const image = await readKernelImage(readFileSync(kernel.image), kernel.image);
   const stock = (name: string) => {
     const path = findModule(kernel.modules, name);
-    if (path === undefined) throw new UserError(`the stock kernel ${kernel.release} has no module ${name}`, 'fetch the kernel package again', 'failed');
+    if (path === undefined)
+      throw new UserError(`the stock kernel ${kernel.release} has no module ${name}`, 'fetch the kernel package again', 'failed');
     return { path, bytes: readFileSync(path) };
   };
   step({ text: 'linking the guarded module' });
@@ -98,23 +115,40 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
   step({ text: 'signing the grant' });
   const administrator = generateKeyPair();
   const device = pciAddress(FIRST_CARD_SLOT);
-  const grant = signGrant(makeGrant({
-    manifest: manifestDigest(guarded.manifest), vms: [VM_NAME], days: 1, onViolation: 'quarantine',
-    privileges: [{ kind: 'pci-device', parameters: { device, vendor: '8086', product: '100e' } }],
-  }), administrator.privateKey);
+  const grant = signGrant(
+    makeGrant({
+      manifest: manifestDigest(guarded.manifest),
+      vms: [VM_NAME],
+      days: 1,
+      onViolation: 'quarantine',
+      privileges: [{ kind: 'pci-device', parameters: { device, vendor: '8086', product: '100e' } }],
+    }),
+    administrator.privateKey,
+  );
   step({ text: 'building the initramfs' });
   const script = demoScript({ device, url, peer: PEER, probeModule: PROBE_NAME });
   const module = (name: string, data: Uint8Array): CpioEntry => ({ kind: 'file', path: `lib/modules/${name}.ko`, data });
   const initramfs = buildInitramfs(busybox, [
     { kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: Buffer.from(script) },
-    module('e1000', guarded.image), module('e1000-changed', withByteChanged(guarded.image)), module('e1000-stock', driver.bytes),
-    module('e1000e', ungranted.image), module(PROBE_NAME, buildProbeModule(kernel.modules)),
+    module('e1000', guarded.image),
+    module('e1000-changed', withByteChanged(guarded.image)),
+    module('e1000-stock', driver.bytes),
+    module('e1000e', ungranted.image),
+    module(PROBE_NAME, buildProbeModule(kernel.modules)),
   ]);
   const config: VmConfig = {
-    name: VM_NAME, engine: options.engine, clock: options.clock, ...processors(options), memory: options.memory,
+    name: VM_NAME,
+    engine: options.engine,
+    clock: options.clock,
+    ...processors(options),
+    memory: options.memory,
     kernel: { elf: image.elf, setupHeader: image.setupHeader, name: kernel.image },
-    initramfs, commandLine: DEMO_COMMAND_LINE,
-    modules: [{ image: guarded.image, manifest: guarded.manifest, grants: [grant] }, { image: ungranted.image, manifest: ungranted.manifest, grants: [] }],
+    initramfs,
+    commandLine: DEMO_COMMAND_LINE,
+    modules: [
+      { image: guarded.image, manifest: guarded.manifest, grants: [grant] },
+      { image: ungranted.image, manifest: ungranted.manifest, grants: [] },
+    ],
     trustedKeys: [administrator.publicKey],
     cards: cardsOf(options.net, options.pcap),
     wallClock: options.clock === 'instructions' ? Date.UTC(2026, 0, 1) : Date.now(),
@@ -132,4 +166,3 @@ function withByteChanged(image: Uint8Array): Uint8Array {
   changed[at + 1] = 0x84;
   return changed;
 }
-

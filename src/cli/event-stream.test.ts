@@ -33,7 +33,11 @@ test('a run after one that was killed in the middle of a line says so', async ()
   truncateSync(path, readFileSync(path).length - 20);
   expect(readChain(path).findings).toEqual([{ line: 5, problem: 'is cut off' }]);
   await run();
-  expect(readChain(path)).toMatchObject({ lines: 10, ended: true, findings: [{ line: 5, problem: expect.stringContaining('is no event') }] });
+  expect(readChain(path)).toMatchObject({
+    lines: 10,
+    ended: true,
+    findings: [{ line: 5, problem: expect.stringContaining('is no event') }],
+  });
 });
 
 test('a log of more than one piece, with a line across the border of two', async () => {

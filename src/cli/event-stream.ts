@@ -28,7 +28,9 @@ const NEWLINE = 10;
 
 /** Opens `where`: a path, "-" for standard output, or "fd:N" for a descriptor that this process was given. Throws UserError. */
 export function openEventStream(where: string): EventStream {
-  const complain = (text: string) => { process.stderr.write(`portcullis: the event stream ${where} ${text}\n`); };
+  const complain = (text: string) => {
+    process.stderr.write(`portcullis: the event stream ${where} ${text}\n`);
+  };
   if (where === '-') return chained(standardOutput(complain));
   const fd = open(where);
   const stat = fstatSync(fd);
@@ -83,7 +85,11 @@ function open(where: string): number {
     return fd;
   } catch (error) {
     const unread = (error as NodeJS.ErrnoException).code === 'ENXIO';
-    throw new UserError(`--events ${where}: ${unread ? 'nobody reads this pipe' : (error as Error).message}`, 'give a writable path, - or an open descriptor as fd:N', 'failed');
+    throw new UserError(
+      `--events ${where}: ${unread ? 'nobody reads this pipe' : (error as Error).message}`,
+      'give a writable path, - or an open descriptor as fd:N',
+      'failed',
+    );
   }
 }
 
@@ -111,7 +117,7 @@ function fileSink(fd: number, complain: (text: string) => void): LineSink {
       if (broken) return;
       const bytes = Buffer.from(`${line()}\n`);
       try {
-        for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
       } catch (error) {
         broken = true;
         complain(`ended: ${(error as Error).message}`);
@@ -138,16 +144,17 @@ function pipeSink(fd: number, complain: (text: string) => void): LineSink {
       if (socket.writableLength > BACKLOG) fail(TOO_SLOW, 'full');
       else socket.write(`${line()}\n`);
     },
-    close: () => new Promise((resolve) => {
-      const done = () => {
-        clearTimeout(timer);
-        socket.destroy();
-        resolve();
-      };
-      const timer = setTimeout(done, LAST_WORDS_MS);
-      if (state === 'broken') done();
-      else socket.end(done);
-      socket.once('error', done);
-    }),
+    close: () =>
+      new Promise((resolve) => {
+        const done = () => {
+          clearTimeout(timer);
+          socket.destroy();
+          resolve();
+        };
+        const timer = setTimeout(done, LAST_WORDS_MS);
+        if (state === 'broken') done();
+        else socket.end(done);
+        socket.once('error', done);
+      }),
   };
 }

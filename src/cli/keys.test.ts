@@ -39,7 +39,11 @@ test.each([
   ['a secret file that is not there', `secret,name=key,file=${folder}/none,vmm=${publicKey}`, /no such secret/],
   ['a secret that is empty', `secret,name=key,file=${file('empty', '')},vmm=${publicKey}`, /has 0 bytes/],
   ['a secret that is too long', `secret,name=key,file=${file('long', new Uint8Array(4097))},vmm=${publicKey}`, /at most 4096/],
-  ['an administrator\'s key for a VMM\'s', `secret,name=key,file=${secret},vmm=${file('admin.pub', generateKeyPair().publicKey)}`, /expected an X25519 public key/],
+  [
+    "an administrator's key for a VMM's",
+    `secret,name=key,file=${secret},vmm=${file('admin.pub', generateKeyPair().publicKey)}`,
+    /expected an X25519 public key/,
+  ],
 ])('%s is an error that says so', (_, text, expected) => {
   expect(() => parsePrivilege(text, digest)).toThrow(expected);
   expect(() => parsePrivilege(text, digest)).toThrow(UserError);

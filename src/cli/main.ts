@@ -15,7 +15,9 @@ import { addRunCommand } from './run.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-const exitTable = Object.values(EXIT_CODES).map(({ code, meaning }) => `  ${String(code).padStart(3)}  ${meaning}`).join('\n');
+const exitTable = Object.values(EXIT_CODES)
+  .map(({ code, meaning }) => `  ${String(code).padStart(3)}  ${meaning}`)
+  .join('\n');
 
 const program = new Command('portcullis')
   .description('Virtual machines in which one guarded kernel module holds privileges that the rest of the guest does not have.')
@@ -33,7 +35,9 @@ const program = new Command('portcullis')
     const fix = hint?.replace(/^\((.*)\)$/, '$1') ?? 'portcullis --help, or portcullis help COMMAND';
     process.exit(reportError(new UserError(message, fix), process.argv.includes('--json')));
   })
-  .addHelpText('after', `
+  .addHelpText(
+    'after',
+    `
 Examples:
   portcullis demo                     the main job: a stock driver, guarded, with sole access to its card
   portcullis link e1000               make a guarded module out of the stock one
@@ -42,7 +46,8 @@ Examples:
 
 Exit codes:
 ${exitTable}
-`);
+`,
+  );
 
 addDemoCommand(program);
 addRunCommand(program);
@@ -55,7 +60,11 @@ addDoctorCommand(program);
 
 // A closed pipe (| head) is no error worth a message.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  process.exit(error.code === 'EPIPE' ? 0 : reportError(new UserError(`cannot write to standard output: ${error.message}`, undefined, 'failed'), false));
+  process.exit(
+    error.code === 'EPIPE'
+      ? 0
+      : reportError(new UserError(`cannot write to standard output: ${error.message}`, undefined, 'failed'), false),
+  );
 });
 process.stderr.on('error', () => {});
 process.on('uncaughtException', (error) => process.exit(reportError(error, process.argv.includes('--json'))));

@@ -7,10 +7,18 @@ let err: string;
 beforeEach(() => {
   out = '';
   err = '';
-  vi.spyOn(process.stdout, 'write').mockImplementation((text) => { out += text; return true; });
-  vi.spyOn(process.stderr, 'write').mockImplementation((text) => { err += text; return true; });
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
+    out += text;
+    return true;
+  });
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
+    err += text;
+    return true;
+  });
 });
-afterEach(() => { vi.restoreAllMocks(); });
+afterEach(() => {
+  vi.restoreAllMocks();
+});
 
 test('a UserError says what to do, and has its own exit code', () => {
   expect(reportError(new UserError('found x', 'do y', 'refused'), false)).toBe(41);
@@ -31,5 +39,10 @@ test('what the system says is passed on without a stack trace; a defect has one'
 });
 
 test('columns are as wide as their longest cell', () => {
-  expect(columns([['a', 'b'], ['long', 'c', 'd']])).toBe('a     b\nlong  c  d');
+  expect(
+    columns([
+      ['a', 'b'],
+      ['long', 'c', 'd'],
+    ]),
+  ).toBe('a     b\nlong  c  d');
 });

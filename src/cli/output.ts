@@ -8,8 +8,18 @@ export const LAST_WORDS_MS = 2000;
 /** Columns aligned by their longest cell. Rows may have different lengths. */
 export function columns(rows: readonly (readonly string[])[], gap = 2): string {
   const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, index) => { widths[index] = Math.max(widths[index] ?? 0, cell.length); });
-  return rows.map((row) => row.map((cell, index) => (index === row.length - 1 ? cell : cell.padEnd(widths[index] + gap))).join('').trimEnd()).join('\n');
+  for (const row of rows)
+    row.forEach((cell, index) => {
+      widths[index] = Math.max(widths[index] ?? 0, cell.length);
+    });
+  return rows
+    .map((row) =>
+      row
+        .map((cell, index) => (index === row.length - 1 ? cell : cell.padEnd(widths[index] + gap)))
+        .join('')
+        .trimEnd(),
+    )
+    .join('\n');
 }
 
 export type Style = Parameters<typeof styleText>[0];
@@ -28,7 +38,10 @@ export function printJson(value: unknown): void {
  * A stream for output that may come faster than its reader takes it: `write` gives a promise when the reader is behind, which resolves
  * when it has caught up. `finish` waits for the rest, but at most two seconds; false: the reader takes nothing.
  */
-export function pacedStream(stream: NodeJS.WriteStream): { write(bytes: Uint8Array): Promise<void> | undefined; finish(): Promise<boolean> } {
+export function pacedStream(stream: NodeJS.WriteStream): {
+  write(bytes: Uint8Array): Promise<void> | undefined;
+  finish(): Promise<boolean>;
+} {
   let behind: Promise<void> | undefined;
   return {
     write(bytes) {
@@ -44,8 +57,12 @@ export function pacedStream(stream: NodeJS.WriteStream): { write(bytes: Uint8Arr
     async finish() {
       if (stream.writableLength === 0) return true;
       let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), LAST_WORDS_MS); });
-      const out = new Promise<boolean>((resolve) => { stream.write('', () => resolve(true)); });
+      const late = new Promise<boolean>((resolve) => {
+        timer = setTimeout(() => resolve(false), LAST_WORDS_MS);
+      });
+      const out = new Promise<boolean>((resolve) => {
+        stream.write('', () => resolve(true));
+      });
       const done = await Promise.race([out, late]);
       clearTimeout(timer);
       return done;
@@ -68,6 +85,11 @@ function describeError(error: unknown): { message: string; fix?: string; exit: E
     return { message, fix, exit, text: fix ? `${message}\n  ${fix}` : message };
   }
   const system = error as NodeJS.ErrnoException;
-  if (typeof system?.code === 'string' && typeof system.syscall === 'string') return { message: system.message, exit: 'failed', text: system.message };
-  return { message: String(error), exit: 'failed', text: `this is a defect of Portcullis, please report it\n${(error as Error)?.stack ?? error}` };
+  if (typeof system?.code === 'string' && typeof system.syscall === 'string')
+    return { message: system.message, exit: 'failed', text: system.message };
+  return {
+    message: String(error),
+    exit: 'failed',
+    text: `this is a defect of Portcullis, please report it\n${(error as Error)?.stack ?? error}`,
+  };
 }

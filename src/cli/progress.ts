@@ -2,7 +2,11 @@
  * Progress of long work on standard error: a line that rewrites itself on a terminal, NDJSON with `--progress json`, plain lines otherwise.
  * Never on standard output, which is for results.
  */
-export interface ProgressStep { text: string; done?: number; total?: number }
+export interface ProgressStep {
+  text: string;
+  done?: number;
+  total?: number;
+}
 export interface ProgressReporter {
   step(step: ProgressStep): void;
   /** Clears the line; call before printing anything else and at the end. */

@@ -7,7 +7,9 @@ import { processors } from './assemble.ts';
 import { resolveRunOptions } from './run-options.ts';
 
 let folder: string;
-beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'options-')); });
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'options-'));
+});
 afterEach(() => {
   rmSync(folder, { recursive: true });
   delete process.env.PORTCULLIS_MEMORY;
@@ -38,9 +40,21 @@ test('environment names are made from option names', () => {
 
 test('CPUs, cores and pins', () => {
   expect(resolveRunOptions({}, undefined)).toMatchObject({ cpus: 1 });
-  expect(resolveRunOptions({ cpus: '4', cores: '2', pin: '0=1, 3=0', seed: '7' }, undefined))
-    .toMatchObject({ cpus: 4, cores: 2, pin: [[0, 1], [3, 0]], seed: 7 });
-  expect(processors(resolveRunOptions({ cpus: '4', pin: '3=3' }, undefined))).toEqual({ cpus: 4, cores: 4, pins: [[3, 3]], seed: undefined });
+  expect(resolveRunOptions({ cpus: '4', cores: '2', pin: '0=1, 3=0', seed: '7' }, undefined)).toMatchObject({
+    cpus: 4,
+    cores: 2,
+    pin: [
+      [0, 1],
+      [3, 0],
+    ],
+    seed: 7,
+  });
+  expect(processors(resolveRunOptions({ cpus: '4', pin: '3=3' }, undefined))).toEqual({
+    cpus: 4,
+    cores: 4,
+    pins: [[3, 3]],
+    seed: undefined,
+  });
 });
 
 test.each([

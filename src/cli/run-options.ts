@@ -32,46 +32,164 @@ const pins = z.string().transform((text, context) => {
   return z.NEVER;
 });
 
-interface OptionRow { flags: string; group: 'guest' | 'guard' | 'devices' | 'run'; text: string; schema: z.ZodType }
+interface OptionRow {
+  flags: string;
+  group: 'guest' | 'guard' | 'devices' | 'run';
+  text: string;
+  schema: z.ZodType;
+}
 
 export const RUN_OPTIONS = {
-  name: { flags: '--name <name>', group: 'guest', text: 'name of the machine, as grants know it; default: vm', schema: z.string().regex(/^[\w.-]{1,64}$/, 'letters, digits, dot, dash; at most 64').default('vm') },
-  kernel: { flags: '--kernel <file>', group: 'guest', text: 'bzImage or ELF; default: the stock Debian kernel, fetched once', schema: z.string().optional() },
-  boot: { flags: '--boot <protocol>', group: 'guest', text: 'linux64, pvh or multiboot; default: by what the image offers', schema: z.enum(['linux64', 'pvh', 'multiboot']).optional() },
-  initramfs: { flags: '--initramfs <file>', group: 'guest', text: 'initial RAM file system; default: busybox with a shell', schema: z.string().optional() },
+  name: {
+    flags: '--name <name>',
+    group: 'guest',
+    text: 'name of the machine, as grants know it; default: vm',
+    schema: z
+      .string()
+      .regex(/^[\w.-]{1,64}$/, 'letters, digits, dot, dash; at most 64')
+      .default('vm'),
+  },
+  kernel: {
+    flags: '--kernel <file>',
+    group: 'guest',
+    text: 'bzImage or ELF; default: the stock Debian kernel, fetched once',
+    schema: z.string().optional(),
+  },
+  boot: {
+    flags: '--boot <protocol>',
+    group: 'guest',
+    text: 'linux64, pvh or multiboot; default: by what the image offers',
+    schema: z.enum(['linux64', 'pvh', 'multiboot']).optional(),
+  },
+  initramfs: {
+    flags: '--initramfs <file>',
+    group: 'guest',
+    text: 'initial RAM file system; default: busybox with a shell',
+    schema: z.string().optional(),
+  },
   append: { flags: '--append <text>', group: 'guest', text: 'added to the kernel command line', schema: z.string().default('') },
   commandLine: { flags: '--command-line <text>', group: 'guest', text: 'replaces the kernel command line', schema: z.string().optional() },
-  put: { flags: '--put <guest=host...>', group: 'guest', text: 'put a file into the built initramfs, e.g. lib/modules/x.ko=./x.ko', schema: list.default([]) },
-  start: { flags: '--start <script>', group: 'guest', text: 'shell script that the built initramfs runs instead of a shell', schema: z.string().optional() },
+  put: {
+    flags: '--put <guest=host...>',
+    group: 'guest',
+    text: 'put a file into the built initramfs, e.g. lib/modules/x.ko=./x.ko',
+    schema: list.default([]),
+  },
+  start: {
+    flags: '--start <script>',
+    group: 'guest',
+    text: 'shell script that the built initramfs runs instead of a shell',
+    schema: z.string().optional(),
+  },
   memory: { flags: '--memory <size>', group: 'guest', text: 'guest memory, 16M to 3G; default: 256M', schema: memory.default(256 << 20) },
   cpus: { flags: '--cpus <number>', group: 'guest', text: 'virtual CPUs, 1 to 16; default: 1', schema: count(1, 16).default(1) },
-  cores: { flags: '--cores <number>', group: 'guest', text: 'cores that they take turns on, 1 to 16; default: one each', schema: count(1, 16).optional() },
-  pin: { flags: '--pin <cpu=core,..>', group: 'guest', text: 'keep virtual CPUs on cores; the others move to where there is less to do', schema: pins.optional() },
-  module: { flags: '--module <file...>', group: 'guard', text: 'guarded module (with FILE.manifest.json beside it) to register', schema: list.default([]) },
+  cores: {
+    flags: '--cores <number>',
+    group: 'guest',
+    text: 'cores that they take turns on, 1 to 16; default: one each',
+    schema: count(1, 16).optional(),
+  },
+  pin: {
+    flags: '--pin <cpu=core,..>',
+    group: 'guest',
+    text: 'keep virtual CPUs on cores; the others move to where there is less to do',
+    schema: pins.optional(),
+  },
+  module: {
+    flags: '--module <file...>',
+    group: 'guard',
+    text: 'guarded module (with FILE.manifest.json beside it) to register',
+    schema: list.default([]),
+  },
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
-  vmmKey: { flags: '--vmm-key <file>', group: 'guard', text: 'private key of this VMM, to open secrets in grants (keygen --vmm)', schema: z.string().optional() },
-  msr: { flags: '--msr <index=value...>', group: 'guard', text: 'first value of an MSR of the VMM\'s own, 0x40000000 to 0x400000ff', schema: list.default([]) },
-  onViolation: { flags: '--on-violation <what>', group: 'guard', text: 'stricter than the grant says: quarantine or stop', schema: z.enum(['quarantine', 'stop']).optional() },
-  net: { flags: '--net <backend...>', group: 'devices', text: 'a network card each, the first at 0000:00:03.0; see Networks below', schema: list.default([]) },
-  pcap: { flags: '--pcap <file...>', group: 'devices', text: 'capture of each card\'s frames, in the order of --net', schema: list.default([]) },
-  debugExit: { flags: '--debug-exit <port>', group: 'devices', text: 'I/O port, e.g. 0xf4: writing N to it ends the run with exit code N', schema: z.coerce.number().int().min(1).max(0xffff).optional() },
+  vmmKey: {
+    flags: '--vmm-key <file>',
+    group: 'guard',
+    text: 'private key of this VMM, to open secrets in grants (keygen --vmm)',
+    schema: z.string().optional(),
+  },
+  msr: {
+    flags: '--msr <index=value...>',
+    group: 'guard',
+    text: "first value of an MSR of the VMM's own, 0x40000000 to 0x400000ff",
+    schema: list.default([]),
+  },
+  onViolation: {
+    flags: '--on-violation <what>',
+    group: 'guard',
+    text: 'stricter than the grant says: quarantine or stop',
+    schema: z.enum(['quarantine', 'stop']).optional(),
+  },
+  net: {
+    flags: '--net <backend...>',
+    group: 'devices',
+    text: 'a network card each, the first at 0000:00:03.0; see Networks below',
+    schema: list.default([]),
+  },
+  pcap: {
+    flags: '--pcap <file...>',
+    group: 'devices',
+    text: "capture of each card's frames, in the order of --net",
+    schema: list.default([]),
+  },
+  debugExit: {
+    flags: '--debug-exit <port>',
+    group: 'devices',
+    text: 'I/O port, e.g. 0xf4: writing N to it ends the run with exit code N',
+    schema: z.coerce.number().int().min(1).max(0xffff).optional(),
+  },
   engine: { flags: '--engine <name>', group: 'run', text: 'what executes the guest: soft', schema: z.enum(['soft']).default('soft') },
-  clock: { flags: '--clock <kind>', group: 'run', text: 'host, or instructions (deterministic: same run, same result); default: host', schema: z.enum(['host', 'instructions']).default('host') },
-  seed: { flags: '--seed <number>', group: 'run', text: 'draw the lengths of CPUs\' turns; with --clock instructions a run repeats exactly', schema: count(0, 2 ** 32 - 1).optional() },
-  timeout: { flags: '--timeout <seconds>', group: 'run', text: 'end the run after this time (exit code 36)', schema: count(1, 1_000_000).optional() },
-  events: { flags: '--events <where>', group: 'run', text: 'audit events as NDJSON to a path, - (standard output) or fd:N', schema: z.string().optional() },
-  watch: { flags: '--watch', group: 'run', text: 'check the border\'s invariants at every crossing; the machine fails if one breaks', schema: z.union([z.boolean(), z.stringbool()]).default(false) },
-  log: { flags: '--log <level>', group: 'run', text: 'trace, debug, info, warn or error; default: warn', schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn') },
+  clock: {
+    flags: '--clock <kind>',
+    group: 'run',
+    text: 'host, or instructions (deterministic: same run, same result); default: host',
+    schema: z.enum(['host', 'instructions']).default('host'),
+  },
+  seed: {
+    flags: '--seed <number>',
+    group: 'run',
+    text: "draw the lengths of CPUs' turns; with --clock instructions a run repeats exactly",
+    schema: count(0, 2 ** 32 - 1).optional(),
+  },
+  timeout: {
+    flags: '--timeout <seconds>',
+    group: 'run',
+    text: 'end the run after this time (exit code 36)',
+    schema: count(1, 1_000_000).optional(),
+  },
+  events: {
+    flags: '--events <where>',
+    group: 'run',
+    text: 'audit events as NDJSON to a path, - (standard output) or fd:N',
+    schema: z.string().optional(),
+  },
+  watch: {
+    flags: '--watch',
+    group: 'run',
+    text: "check the border's invariants at every crossing; the machine fails if one breaks",
+    schema: z.union([z.boolean(), z.stringbool()]).default(false),
+  },
+  log: {
+    flags: '--log <level>',
+    group: 'run',
+    text: 'trace, debug, info, warn or error; default: warn',
+    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('warn'),
+  },
 } as const satisfies Record<string, OptionRow>;
 
 type Rows = typeof RUN_OPTIONS;
-const shape = Object.fromEntries(Object.entries(RUN_OPTIONS).map(([name, row]) => [name, row.schema])) as { [K in keyof Rows]: Rows[K]['schema'] };
+const shape = Object.fromEntries(Object.entries(RUN_OPTIONS).map(([name, row]) => [name, row.schema])) as {
+  [K in keyof Rows]: Rows[K]['schema'];
+};
 export const runSchema = z.strictObject(shape);
 export type RunOptions = z.output<typeof runSchema>;
 
 const GROUP_TITLES: Record<OptionRow['group'], string> = {
-  guest: 'Guest:', guard: 'Guarded modules:', devices: 'Devices:', run: 'Run:',
+  guest: 'Guest:',
+  guard: 'Guarded modules:',
+  devices: 'Devices:',
+  run: 'Run:',
 };
 
 /** What `--net` takes, for help texts. */
@@ -105,10 +223,16 @@ export function resolveRunOptions(flags: Record<string, unknown>, configFile: st
   const issue = result.error.issues[0];
   if (issue.code === 'unrecognized_keys') {
     const near = nearest(issue.keys[0], Object.keys(RUN_OPTIONS));
-    throw new UserError(`unknown option ${issue.keys.map((key) => `"${key}"`).join(', ')} in ${configFile}`, near ? `Did you mean "${near}"?` : `known: ${Object.keys(RUN_OPTIONS).join(', ')}`);
+    throw new UserError(
+      `unknown option ${issue.keys.map((key) => `"${key}"`).join(', ')} in ${configFile}`,
+      near ? `Did you mean "${near}"?` : `known: ${Object.keys(RUN_OPTIONS).join(', ')}`,
+    );
   }
   const name = String(issue.path[0]);
-  throw new UserError(`option ${name}: ${issue.message} (found ${JSON.stringify(merged[name])})`, `${RUN_OPTIONS[name as keyof Rows]?.flags ?? name}: ${RUN_OPTIONS[name as keyof Rows]?.text ?? ''}`);
+  throw new UserError(
+    `option ${name}: ${issue.message} (found ${JSON.stringify(merged[name])})`,
+    `${RUN_OPTIONS[name as keyof Rows]?.flags ?? name}: ${RUN_OPTIONS[name as keyof Rows]?.text ?? ''}`,
+  );
 }
 
 function readConfig(path: string): Record<string, unknown> {
@@ -118,6 +242,9 @@ function readConfig(path: string): Record<string, unknown> {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Error('expected an object of options');
     return { ...value };
   } catch (error) {
-    throw new UserError(`${path}: ${(error as Error).message}`, 'a config file is a JSON object of the options in `portcullis run --help`, e.g. {"memory": "512M"}');
+    throw new UserError(
+      `${path}: ${(error as Error).message}`,
+      'a config file is a JSON object of the options in `portcullis run --help`, e.g. {"memory": "512M"}',
+    );
   }
 }

@@ -8,10 +8,13 @@ import { describeEnd, supervise } from './supervise.ts';
 import { type ConsoleInput, openConsole } from './terminal.ts';
 
 export function addRunCommand(program: Command): void {
-  const run = program.command('run')
+  const run = program
+    .command('run')
     .description('run a virtual machine, with its serial console on this terminal')
     .option('-f, --config <file>', 'JSON file with the same options, e.g. {"memory": "512M", "net": ["peer"]}')
-    .addHelpText('after', () => `${networksHelp()}
+    .addHelpText(
+      'after',
+      () => `${networksHelp()}
 Examples:
   portcullis run                                     # stock kernel, a shell
   portcullis run --net peer --module e1000.guarded.ko --grant e1000.grant.json \\
@@ -23,7 +26,8 @@ Leave the console with ctrl-a x; ctrl-a h shows more keys.
 Each option may also stand in the config file ("memory": "512M") or in the
 environment (PORTCULLIS_MEMORY=512M); flags win, then the environment.
 Lists are separated by commas there.
-`);
+`,
+    );
   addRunOptions(run);
   action(run, async ({ json, progress }, flags: Record<string, unknown> & { config?: string }) => {
     const options = resolveRunOptions(flags, flags.config);

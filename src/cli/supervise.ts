@@ -15,14 +15,24 @@ export interface Supervision {
   timeout?: number;
 }
 
-export interface Ended { outcome: Outcome; report: VmReport; exit: ExitName; code: number; events: VmEvent[] }
+export interface Ended {
+  outcome: Outcome;
+  report: VmReport;
+  exit: ExitName;
+  code: number;
+  events: VmEvent[];
+}
 
 /** Events kept for the caller; the stream itself is not limited. */
 const EVENTS_KEPT = 1000;
 /** A guest kernel says this before it stops; there is no other sign of a panic. */
 const PANIC = 'Kernel panic - not syncing';
 /** A closed terminal ends the run as a request to terminate does. */
-const SIGNALS: readonly (readonly [NodeJS.Signals, ExitName])[] = [['SIGINT', 'interrupted'], ['SIGTERM', 'terminated'], ['SIGHUP', 'terminated']];
+const SIGNALS: readonly (readonly [NodeJS.Signals, ExitName])[] = [
+  ['SIGINT', 'interrupted'],
+  ['SIGTERM', 'terminated'],
+  ['SIGHUP', 'terminated'],
+];
 
 export function printLog({ level, component, message, fields }: LogRecord): void {
   process.stderr.write(`[${level}] ${component}: ${message}${fields ? ` ${JSON.stringify(fields)}` : ''}\n`);
@@ -30,16 +40,25 @@ export function printLog({ level, component, message, fields }: LogRecord): void
 
 function exitOf(outcome: Outcome, panicked: boolean): ExitName {
   switch (outcome.kind) {
-    case 'off': return 'ok';
+    case 'off':
+      return 'ok';
     // Whoever can write to the console can say "panic": it counts only before an end that a panic can have.
-    case 'halted': return panicked ? 'panic' : 'ok';
-    case 'reset': return panicked ? 'panic' : 'reset';
-    case 'crash': return panicked ? 'panic' : 'crash';
-    case 'debug-exit': return outcome.code === 0 ? 'ok' : 'failed';
-    case 'violation': return 'violation';
-    case 'failed': return 'failed';
-    case 'stopped': return 'interrupted';
-    default: return unreachable(outcome);
+    case 'halted':
+      return panicked ? 'panic' : 'ok';
+    case 'reset':
+      return panicked ? 'panic' : 'reset';
+    case 'crash':
+      return panicked ? 'panic' : 'crash';
+    case 'debug-exit':
+      return outcome.code === 0 ? 'ok' : 'failed';
+    case 'violation':
+      return 'violation';
+    case 'failed':
+      return 'failed';
+    case 'stopped':
+      return 'interrupted';
+    default:
+      return unreachable(outcome);
   }
 }
 
@@ -94,14 +113,23 @@ export function describeEnd({ outcome, exit }: Ended): string {
   if (exit === 'panic') return 'the guest kernel panicked';
   if (exit === 'watchdog') return 'the time limit was reached';
   switch (outcome.kind) {
-    case 'off': return 'the guest powered off';
-    case 'halted': return 'the guest halted with interrupts off';
-    case 'reset': return 'the guest asked for a reset';
-    case 'crash': return 'the guest crashed (triple fault)';
-    case 'debug-exit': return `the guest ended the run with code ${outcome.code}`;
-    case 'violation': return `a guarded module broke a border rule: ${outcome.reason}`;
-    case 'failed': return `the machine cannot go on: ${outcome.reason}`;
-    case 'stopped': return 'stopped';
-    default: return unreachable(outcome);
+    case 'off':
+      return 'the guest powered off';
+    case 'halted':
+      return 'the guest halted with interrupts off';
+    case 'reset':
+      return 'the guest asked for a reset';
+    case 'crash':
+      return 'the guest crashed (triple fault)';
+    case 'debug-exit':
+      return `the guest ended the run with code ${outcome.code}`;
+    case 'violation':
+      return `a guarded module broke a border rule: ${outcome.reason}`;
+    case 'failed':
+      return `the machine cannot go on: ${outcome.reason}`;
+    case 'stopped':
+      return 'stopped';
+    default:
+      return unreachable(outcome);
   }
 }

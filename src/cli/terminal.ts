@@ -3,10 +3,18 @@
 const ESCAPE = 0x01; // ctrl-a
 export type ConsoleCommand = 'quit';
 
-export interface ConsoleInput { close(): void }
+export interface ConsoleInput {
+  close(): void;
+}
 
-const HELP = ['', 'ctrl-a x       stop the machine and leave', 'ctrl-a h       this help', 'ctrl-a ctrl-a  send ctrl-a',
-  'All other keys go to the guest, ctrl-c too. After a change of the window\'s size, run "resize" in the guest.', ''].join('\r\n');
+const HELP = [
+  '',
+  'ctrl-a x       stop the machine and leave',
+  'ctrl-a h       this help',
+  'ctrl-a ctrl-a  send ctrl-a',
+  'All other keys go to the guest, ctrl-c too. After a change of the window\'s size, run "resize" in the guest.',
+  '',
+].join('\r\n');
 /** Input that waits for the guest, bytes: above the first no more is read, below the second again. */
 const HIGH_WATER = 32768;
 const LOW_WATER = 8192;
@@ -50,10 +58,19 @@ export function openConsole(target: ConsoleTarget, command: (name: ConsoleComman
       }
       escaped = false;
       switch (byte) {
-        case 0x78: case 0x58: command('quit'); break; // x
-        case 0x68: case 0x3f: process.stderr.write(HELP); break; // h ?
-        case ESCAPE: out.push(ESCAPE); break;
-        default: out.push(byte);
+        case 0x78:
+        case 0x58:
+          command('quit');
+          break; // x
+        case 0x68:
+        case 0x3f:
+          process.stderr.write(HELP);
+          break; // h ?
+        case ESCAPE:
+          out.push(ESCAPE);
+          break;
+        default:
+          out.push(byte);
       }
     }
     if (out.length) send(Uint8Array.from(out));

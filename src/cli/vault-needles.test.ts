@@ -13,7 +13,9 @@ test('seven forms of the key in pieces of 16 bytes, none of them alike, masked o
   const key = randomBytes(32);
   const needles = vaultNeedles(key);
   expect(needles).toHaveLength(14);
-  const texts = [...needles, CONTROL].flatMap((needle) => [needle.bytes, masked(needle)]).map((bytes) => Buffer.from(bytes).toString('hex'));
+  const texts = [...needles, CONTROL]
+    .flatMap((needle) => [needle.bytes, masked(needle)])
+    .map((bytes) => Buffer.from(bytes).toString('hex'));
   expect(new Set(texts).size).toBe(30);
   expect(texts.every((text) => text.length === 32)).toBe(true);
   expect(Buffer.concat([needles[0].bytes, needles[1].bytes])).toEqual(key);

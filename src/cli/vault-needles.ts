@@ -4,7 +4,10 @@
  */
 import { createHash } from 'node:crypto';
 
-export interface Needle { name: string; bytes: Uint8Array }
+export interface Needle {
+  name: string;
+  bytes: Uint8Array;
+}
 
 const BLOCK = 64;
 const PIECE = 16;
@@ -43,7 +46,8 @@ function stateAfter(block: Uint8Array): Uint8Array {
     if (t < 16) schedule[t] = view.getUint32(4 * t);
     else {
       const [x, y] = [schedule[t - 15], schedule[t - 2]];
-      schedule[t] = schedule[t - 16] + schedule[t - 7] + (rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3)) + (rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10));
+      schedule[t] =
+        schedule[t - 16] + schedule[t - 7] + (rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3)) + (rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10));
     }
   }
   const { constants, initial } = constantsOfSha256();
@@ -78,4 +82,7 @@ function constantsOfSha256(): { constants: number[]; initial: number[] } {
 }
 
 /** 16 bytes that everyone may find: a search that misses them proves nothing. */
-export const CONTROL: Needle = { name: 'control', bytes: createHash('sha256').update('portcullis vault control').digest().subarray(0, PIECE) };
+export const CONTROL: Needle = {
+  name: 'control',
+  bytes: createHash('sha256').update('portcullis vault control').digest().subarray(0, PIECE),
+};

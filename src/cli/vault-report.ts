@@ -6,7 +6,11 @@ import { columns, styled } from './output.ts';
 import type { Ended } from './supervise.ts';
 import type { Needle } from './vault-needles.ts';
 
-export interface Signature { message: string; signature: string; ok: boolean }
+export interface Signature {
+  message: string;
+  signature: string;
+  ok: boolean;
+}
 export interface VaultResult {
   ok: boolean;
   kernel: string;
@@ -60,32 +64,66 @@ export function judgeVault({ release, transcript, ended, needles, sign, host }: 
   const check = (name: string, ok: boolean, detail: string) => ({ name, ok, detail });
   const checks = [
     check('the guest finished and powered off', ended.exit === 'ok' && transcript.stages.at(-1)?.name === 'done', ended.exit),
-    check('the vault was loaded and unloaded', ['loaded', 'unloaded'].every((name) => transcript.value(name) === 'yes'), ''),
-    check('it loads on its own too, without a key', transcript.value('plain') === 'loaded', transcript.value('plain') ?? ''),
-    check('every signature is right', signatures.every(({ ok }) => ok), `${signatures.filter(({ ok }) => ok).length} of ${signatures.length}`),
     check(
-      'every search was made', searches.length === GUEST_SEARCHES && host.length >= HOST_SEARCHES && dead.length === 3 && transcript.probes.length === GUEST_PROBES,
+      'the vault was loaded and unloaded',
+      ['loaded', 'unloaded'].every((name) => transcript.value(name) === 'yes'),
+      '',
+    ),
+    check('it loads on its own too, without a key', transcript.value('plain') === 'loaded', transcript.value('plain') ?? ''),
+    check(
+      'every signature is right',
+      signatures.every(({ ok }) => ok),
+      `${signatures.filter(({ ok }) => ok).length} of ${signatures.length}`,
+    ),
+    check(
+      'every search was made',
+      searches.length === GUEST_SEARCHES && host.length >= HOST_SEARCHES && dead.length === 3 && transcript.probes.length === GUEST_PROBES,
       `${searches.length} by the guest, ${host.length} by the host`,
     ),
-    check('no search found the key in any form', probes.every(({ ok }) => ok), `${probes.filter(({ ok }) => ok).length} of ${probes.length}`),
-    check('searches that can read RAM found what they may find', reading.length >= 4 + 2 * HOST_SEARCHES && reading.every(({ control }) => control > 0), `${reading.length} searches`),
+    check(
+      'no search found the key in any form',
+      probes.every(({ ok }) => ok),
+      `${probes.filter(({ ok }) => ok).length} of ${probes.length}`,
+    ),
+    check(
+      'searches that can read RAM found what they may find',
+      reading.length >= 4 + 2 * HOST_SEARCHES && reading.every(({ control }) => control > 0),
+      `${reading.length} searches`,
+    ),
     check('interrupts arrived in the vault and were looked at', inVault > 0 && crossings.eventOut > 0, `${inVault} of ${ticks}`),
-    check('no crossing was left open', crossings.callIn === crossings.returnOut && crossings.callOut === crossings.returnIn && crossings.eventOut === crossings.resume, ''),
+    check(
+      'no crossing was left open',
+      crossings.callIn === crossings.returnOut && crossings.callOut === crossings.returnIn && crossings.eventOut === crossings.resume,
+      '',
+    ),
     check('nothing was refused', report.refusals.length === 0, report.refusals.map(({ reason }) => reason).join(', ')),
     check('the guest kernel reported no error', transcript.value('bugs') === '0', `${transcript.value('bugs') ?? '?'} reports`),
   ];
   return {
-    ok: checks.every(({ ok }) => ok), kernel: transcript.value('kernel') ?? release, signatures, probes, interrupts: { ticks, inVault },
-    crossings: { ...crossings }, checks,
+    ok: checks.every(({ ok }) => ok),
+    kernel: transcript.value('kernel') ?? release,
+    signatures,
+    probes,
+    interrupts: { ticks, inVault },
+    crossings: { ...crossings },
+    checks,
   };
 }
 
-interface Search { bytes: number; control: number; probe: Probe }
+interface Search {
+  bytes: number;
+  control: number;
+  probe: Probe;
+}
 
 /** "NAME: BYTES COUNT COUNT ...", as the guest says it. */
 function guestSearch(text: string, needles: readonly Needle[]): Search {
   const colon = text.lastIndexOf(':');
-  const [bytes, ...counts] = text.slice(colon + 1).trim().split(' ').map(Number);
+  const [bytes, ...counts] = text
+    .slice(colon + 1)
+    .trim()
+    .split(' ')
+    .map(Number);
   return searchProbe(text.slice(0, colon), bytes, counts, needles);
 }
 
@@ -99,13 +137,21 @@ function searchProbe(who: string, bytes: number, counts: readonly number[], need
 
 export function vaultSummary(result: VaultResult, ended: Ended): string {
   const title = (text: string) => `\n${styled('bold', text)}`;
-  const indent = (text: string) => text.split('\n').map((line) => `  ${line}`).join('\n');
+  const indent = (text: string) =>
+    text
+      .split('\n')
+      .map((line) => `  ${line}`)
+      .join('\n');
   const mark = (ok: boolean) => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
   return [
     title(`Signatures (HMAC-SHA-256), kernel ${result.kernel}`),
     indent(columns(result.signatures.map(({ message, signature, ok }) => [mark(ok), signature, message]))),
     title('The key, looked for'),
-    indent(columns(result.probes.map((probe) => [mark(probe.ok), probe.name, probe.ok ? probe.got : `expected ${probe.expected}, got ${probe.got}`]))),
+    indent(
+      columns(
+        result.probes.map((probe) => [mark(probe.ok), probe.name, probe.ok ? probe.got : `expected ${probe.expected}, got ${probe.got}`]),
+      ),
+    ),
     title('Border crossings of the vault'),
     indent(columns(Object.entries(result.crossings).map(([kind, count]) => [kind, count.toLocaleString('en')]))),
     title('Verdict'),

@@ -21,9 +21,24 @@ export type Permission = number;
 
 /** Index of each word in `Registers.words`, in the encoding order of x86 (Intel SDM vol. 2, table 2-2). */
 export const REG = {
-  rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7,
-  r8: 8, r9: 9, r10: 10, r11: 11, r12: 12, r13: 13, r14: 14, r15: 15,
-  rip: 16, rflags: 17,
+  rax: 0,
+  rcx: 1,
+  rdx: 2,
+  rbx: 3,
+  rsp: 4,
+  rbp: 5,
+  rsi: 6,
+  rdi: 7,
+  r8: 8,
+  r9: 9,
+  r10: 10,
+  r11: 11,
+  r12: 12,
+  r13: 13,
+  r14: 14,
+  r15: 15,
+  rip: 16,
+  rflags: 17,
 } as const;
 export const REGISTER_COUNT = 18;
 
@@ -41,21 +56,38 @@ export interface Registers {
 export const SEG = { es: 0, cs: 1, ss: 2, ds: 3, fs: 4, gs: 5, tr: 6, ldtr: 7 } as const;
 
 /** A segment register with its hidden part. `attributes` is bits 8..23 of the descriptor's second word (type, S, DPL, P, AVL, L, D/B, G) as in VMX access rights: bits 0..7 type..P, 12..15 AVL, L, D, G. */
-export interface Segment { selector: number; base: bigint; limit: number; attributes: number }
-export interface TableRegister { base: bigint; limit: number }
+export interface Segment {
+  selector: number;
+  base: bigint;
+  limit: number;
+  attributes: number;
+}
+export interface TableRegister {
+  base: bigint;
+  limit: number;
+}
 
 /** The system registers; read and written whole, for boot protocols, INIT, snapshots and tests. Not a hot path. */
 export interface SystemRegisters {
   segments: Segment[]; // indexed by SEG
-  gdtr: TableRegister; idtr: TableRegister;
-  cr0: bigint; cr2: bigint; cr3: bigint; cr4: bigint; cr8: bigint; efer: bigint;
+  gdtr: TableRegister;
+  idtr: TableRegister;
+  cr0: bigint;
+  cr2: bigint;
+  cr3: bigint;
+  cr4: bigint;
+  cr8: bigint;
+  efer: bigint;
 }
 
 /**
  * A page of host memory that no guest physical address reaches. Holds the VMM's own copy of a module's text and
  * constants, and private memory. `bytes` is the page itself (4096 bytes, zeroed when allocated and when freed).
  */
-export interface HostPage { readonly id: number; readonly bytes: Uint8Array }
+export interface HostPage {
+  readonly id: number;
+  readonly bytes: Uint8Array;
+}
 
 /** Closed set of instructions that a view may allow beyond what the untrusted view has. */
 export type Instruction = 'monitor-mwait' | 'vector';
@@ -69,7 +101,10 @@ export interface FixedPage {
 }
 
 /** A range of guest physical addresses [start, end). */
-export interface PhysicalRange { readonly start: number; readonly end: number }
+export interface PhysicalRange {
+  readonly start: number;
+  readonly end: number;
+}
 
 /**
  * What a virtual CPU can reach. View 0 is the *untrusted view*: the guest as it is, less the per-frame

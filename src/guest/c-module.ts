@@ -15,9 +15,15 @@ const OUTPUT_LIMIT = 64 << 10;
 const BUILD_LIMIT_MS = 300_000;
 const LINES_SHOWN = 20;
 
-export const isOnPath = (name: string): boolean => (process.env.PATH ?? '').split(':').some((folder) => folder !== '' && existsSync(join(folder, name)));
+export const isOnPath = (name: string): boolean =>
+  (process.env.PATH ?? '').split(':').some((folder) => folder !== '' && existsSync(join(folder, name)));
 
-interface Headers { build: string; common: string; commonName: string; kbuild: string }
+interface Headers {
+  build: string;
+  common: string;
+  commonName: string;
+  kbuild: string;
+}
 
 /** Fetches the kernel's headers, the part common to all flavours, and the build tools. */
 async function fetchHeaders(release: string, progress: Progress): Promise<Headers> {
@@ -54,14 +60,16 @@ export async function buildCModule(source: string, release: string, progress: Pr
   const name = /^([A-Za-z][\w-]*)\.c$/.exec(basename(source))?.[1];
   if (name === undefined) throw new UserError(`${source}: expected a name of letters, digits, - and _ that ends in .c`, 'rename the file');
   for (const tool of ['make', 'gcc', 'strip']) {
-    if (!isOnPath(tool)) throw new UserError(`${tool} is not installed; building a C module needs it`, 'apt-get install make gcc', 'failed');
+    if (!isOnPath(tool))
+      throw new UserError(`${tool} is not installed; building a C module needs it`, 'apt-get install make gcc', 'failed');
   }
   const headers = await fetchHeaders(release, progress);
   const work = mkdtempSync(join(tmpdir(), 'portcullis-module-'));
   try {
     const folder = resolve(dirname(source));
     for (const path of [work, folder]) {
-      if (/[^\w./+~-]/.test(path)) throw new UserError(`make cannot work with the path ${path}`, 'use a folder without spaces and special characters');
+      if (/[^\w./+~-]/.test(path))
+        throw new UserError(`make cannot work with the path ${path}`, 'use a folder without spaces and special characters');
     }
     const common = join(work, headers.commonName);
     const build = join(work, 'build');
@@ -92,12 +100,24 @@ function tool(file: string, args: string[], source: string, folder: string): Pro
     const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...env, LC_ALL: 'C' }, timeout: BUILD_LIMIT_MS });
     let errors = '';
     child.stdout.resume();
-    child.stderr.on('data', (chunk) => { if (errors.length < OUTPUT_LIMIT) errors += chunk; });
+    child.stderr.on('data', (chunk) => {
+      if (errors.length < OUTPUT_LIMIT) errors += chunk;
+    });
     child.on('error', reject);
     child.on('close', (code, signal) => {
       if (code === 0) return done();
-      const lines = errors.replaceAll(`${folder}/`, '').split('\n').filter((line) => line !== '' && !line.startsWith('make')).slice(0, LINES_SHOWN);
-      reject(new UserError(`${source}: ${file} ended with ${signal ?? `code ${code}`}${lines.length ? `:\n${lines.join('\n')}` : ''}`, undefined, 'failed'));
+      const lines = errors
+        .replaceAll(`${folder}/`, '')
+        .split('\n')
+        .filter((line) => line !== '' && !line.startsWith('make'))
+        .slice(0, LINES_SHOWN);
+      reject(
+        new UserError(
+          `${source}: ${file} ended with ${signal ?? `code ${code}`}${lines.length ? `:\n${lines.join('\n')}` : ''}`,
+          undefined,
+          'failed',
+        ),
+      );
     });
   });
 }

@@ -10,10 +10,14 @@ const TYPE = { file: 0o100000, folder: 0o040000, link: 0o120000, character: 0o02
 
 function modeOf(entry: CpioEntry): number {
   switch (entry.kind) {
-    case 'file': return TYPE.file | (entry.mode ?? 0o644);
-    case 'folder': return TYPE.folder | (entry.mode ?? 0o755);
-    case 'link': return TYPE.link | 0o777;
-    case 'device': return (entry.character ? TYPE.character : TYPE.block) | (entry.mode ?? 0o600);
+    case 'file':
+      return TYPE.file | (entry.mode ?? 0o644);
+    case 'folder':
+      return TYPE.folder | (entry.mode ?? 0o755);
+    case 'link':
+      return TYPE.link | 0o777;
+    case 'device':
+      return (entry.character ? TYPE.character : TYPE.block) | (entry.mode ?? 0o600);
   }
 }
 
@@ -41,7 +45,10 @@ export function buildCpio(entries: readonly CpioEntry[]): Uint8Array {
     const parts = path.split('/');
     for (let depth = 1; depth < parts.length; depth++) {
       const folder = parts.slice(0, depth).join('/');
-      if (!seen.has(folder)) { seen.add(folder); add(folder, TYPE.folder | 0o755, none); }
+      if (!seen.has(folder)) {
+        seen.add(folder);
+        add(folder, TYPE.folder | 0o755, none);
+      }
     }
   };
   for (const entry of entries) {
@@ -49,10 +56,18 @@ export function buildCpio(entries: readonly CpioEntry[]): Uint8Array {
     if (entry.kind === 'folder' && seen.has(entry.path)) continue;
     seen.add(entry.path);
     switch (entry.kind) {
-      case 'file': add(entry.path, modeOf(entry), entry.data); break;
-      case 'folder': add(entry.path, modeOf(entry), none); break;
-      case 'link': add(entry.path, modeOf(entry), Buffer.from(entry.target)); break;
-      case 'device': add(entry.path, modeOf(entry), none, [entry.major, entry.minor]); break;
+      case 'file':
+        add(entry.path, modeOf(entry), entry.data);
+        break;
+      case 'folder':
+        add(entry.path, modeOf(entry), none);
+        break;
+      case 'link':
+        add(entry.path, modeOf(entry), Buffer.from(entry.target));
+        break;
+      case 'device':
+        add(entry.path, modeOf(entry), none, [entry.major, entry.minor]);
+        break;
     }
   }
   add('TRAILER!!!', 0, none);

@@ -19,7 +19,11 @@ const IMAGE_PREFIX = 'linux-image-';
 
 /** The newest unpacked stock kernel in the cache; undefined when there is none. */
 export function cachedKernel(): StockKernel | undefined {
-  const names = new Set(readdirSync(cacheFolder('packages')).filter((entry) => entry.startsWith(IMAGE_PREFIX)).map((entry) => entry.split('_')[0]));
+  const names = new Set(
+    readdirSync(cacheFolder('packages'))
+      .filter((entry) => entry.startsWith(IMAGE_PREFIX))
+      .map((entry) => entry.split('_')[0]),
+  );
   for (const name of [...names].sort().reverse()) {
     const hit = cachedPackage(name);
     if (hit) return stockKernel(hit);
@@ -30,9 +34,15 @@ export function cachedKernel(): StockKernel | undefined {
 function stockKernel(found: Package): StockKernel {
   const release = found.name.slice(IMAGE_PREFIX.length).replace(/-unsigned$/, '');
   const image = join(found.folder, 'boot', `vmlinuz-${release}`);
-  const modules = [join(found.folder, 'lib/modules', release), join(found.folder, 'usr/lib/modules', release)].find((folder) => existsSync(folder));
+  const modules = [join(found.folder, 'lib/modules', release), join(found.folder, 'usr/lib/modules', release)].find((folder) =>
+    existsSync(folder),
+  );
   if (!existsSync(image) || modules === undefined) {
-    throw new UserError(`package ${found.name} has no boot/vmlinuz-${release} with modules`, `delete ${found.folder} and try again`, 'failed');
+    throw new UserError(
+      `package ${found.name} has no boot/vmlinuz-${release} with modules`,
+      `delete ${found.folder} and try again`,
+      'failed',
+    );
   }
   return { release, packageVersion: found.version, image, modules };
 }
@@ -68,6 +78,8 @@ export const fetchPasst = (progress: Progress): Promise<string> => fetchTool('pa
 export function findModule(modules: string, name: string): string | undefined {
   const wanted = name.replaceAll('-', '_');
   const entries = readdirSync(modules, { recursive: true, withFileTypes: true });
-  const hit = entries.find((entry) => entry.isFile() && /^(.*)\.ko(\.xz|\.zst|\.gz)?$/.exec(entry.name)?.[1].replaceAll('-', '_') === wanted);
+  const hit = entries.find(
+    (entry) => entry.isFile() && /^(.*)\.ko(\.xz|\.zst|\.gz)?$/.exec(entry.name)?.[1].replaceAll('-', '_') === wanted,
+  );
   return hit && join(hit.parentPath, hit.name);
 }

@@ -41,8 +41,11 @@ esac
 /** The base files and `extra`, as a newc archive. Entries of `extra` with the same path win. */
 export function buildInitramfs(busybox: Uint8Array, extra: readonly CpioEntry[] = []): Uint8Array {
   const base: CpioEntry[] = [
-    { kind: 'folder', path: 'dev' }, { kind: 'folder', path: 'proc' }, { kind: 'folder', path: 'sys' },
-    { kind: 'folder', path: 'tmp', mode: 0o1777 }, { kind: 'folder', path: 'lib/modules' },
+    { kind: 'folder', path: 'dev' },
+    { kind: 'folder', path: 'proc' },
+    { kind: 'folder', path: 'sys' },
+    { kind: 'folder', path: 'tmp', mode: 0o1777 },
+    { kind: 'folder', path: 'lib/modules' },
     { kind: 'device', path: 'dev/console', character: true, major: 5, minor: 1 },
     { kind: 'device', path: 'dev/null', character: true, major: 1, minor: 3, mode: 0o666 },
     { kind: 'file', path: 'bin/busybox', mode: 0o755, data: busybox },

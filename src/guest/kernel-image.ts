@@ -25,19 +25,28 @@ export async function readKernelImage(file: Uint8Array, name: string): Promise<K
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   if (file.length < 0x268 || view.getUint16(0x1fe, true) !== 0xaa55 || view.getUint32(0x202, true) !== HEADER_MAGIC) {
     const unpacked = await unpackPayload(file, name).catch(() => undefined);
-    if (unpacked && unpacked.format !== 'plain' && unpacked.data[0] === 0x7f) return { description: `ELF, ${unpacked.format}`, elf: unpacked.data };
-    throw new UserError(`${name} (${file.length} bytes, begins ${Buffer.from(file.subarray(0, 8)).toString('hex') || 'empty'}) is neither a bzImage nor an ELF file`,
-      'pass a kernel such as /boot/vmlinuz-* or an x86-64 vmlinux');
+    if (unpacked && unpacked.format !== 'plain' && unpacked.data[0] === 0x7f)
+      return { description: `ELF, ${unpacked.format}`, elf: unpacked.data };
+    throw new UserError(
+      `${name} (${file.length} bytes, begins ${Buffer.from(file.subarray(0, 8)).toString('hex') || 'empty'}) is neither a bzImage nor an ELF file`,
+      'pass a kernel such as /boot/vmlinuz-* or an x86-64 vmlinux',
+    );
   }
   const protocol = view.getUint16(0x206, true);
   if (protocol < MIN_PROTOCOL) {
-    throw new UserError(`${name}: boot protocol ${protocol >> 8}.${protocol & 255} is too old, expected 2.08 or later`, 'use a kernel from after 2008');
+    throw new UserError(
+      `${name}: boot protocol ${protocol >> 8}.${protocol & 255} is too old, expected 2.08 or later`,
+      'use a kernel from after 2008',
+    );
   }
   const setupSectors = file[SETUP_START] || 4;
   const start = (setupSectors + 1) * 512 + view.getUint32(0x248, true);
   const length = view.getUint32(0x24c, true);
   if (length < 16 || start + length > file.length) {
-    throw new UserError(`${name}: payload at ${start}, ${length} bytes, lies outside the file of ${file.length} bytes`, 'the file is cut short: fetch it again');
+    throw new UserError(
+      `${name}: payload at ${start}, ${length} bytes, lies outside the file of ${file.length} bytes`,
+      'the file is cut short: fetch it again',
+    );
   }
   const payload: { format: PayloadFormat; data: Uint8Array } = await unpackPayload(file.subarray(start, start + length), name);
   const headerEnd = Math.min(0x202 + file[0x201], 0x290, file.length);

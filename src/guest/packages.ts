@@ -10,21 +10,40 @@ import { cacheFolder } from './cache.ts';
 
 export type Progress = (step: { text: string; done?: number; total?: number }) => void;
 
-export interface Package { name: string; version: string; folder: string }
+export interface Package {
+  name: string;
+  version: string;
+  folder: string;
+}
 
-interface Command { stdout: string; stderr: string; code: number }
+interface Command {
+  stdout: string;
+  stderr: string;
+  code: number;
+}
 
 function command(file: string, args: string[], options: { cwd?: string } = {}): Promise<Command> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, LC_ALL: 'C' } });
     let stdout = '';
     let stderr = '';
-    child.stdout.on('data', (chunk) => { stdout += chunk; });
-    child.stderr.on('data', (chunk) => { stderr += chunk; });
+    child.stdout.on('data', (chunk) => {
+      stdout += chunk;
+    });
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk;
+    });
     child.on('error', (error: NodeJS.ErrnoException) =>
-      reject(error.code === 'ENOENT'
-        ? new UserError(`${file} is not installed`, `Debian or a derivative with ${file} is needed to fetch packages; or pass your own files (--kernel, --initramfs)`, 'failed')
-        : error));
+      reject(
+        error.code === 'ENOENT'
+          ? new UserError(
+              `${file} is not installed`,
+              `Debian or a derivative with ${file} is needed to fetch packages; or pass your own files (--kernel, --initramfs)`,
+              'failed',
+            )
+          : error,
+      ),
+    );
     child.on('close', (code) => resolve({ stdout, stderr, code: code ?? 1 }));
   });
 }
@@ -40,8 +59,11 @@ async function aptOptions(name: string, progress: Progress): Promise<string[]> {
   progress({ text: 'fetching package lists' });
   const update = await command('apt-get', [...options, 'update']);
   if (!(await known(options))) {
-    throw new UserError(`package ${name} is not known to apt: ${lastLine(update.stderr) || 'no package lists'}`,
-      'check the machine\'s apt sources and network, then run it again', 'failed');
+    throw new UserError(
+      `package ${name} is not known to apt: ${lastLine(update.stderr) || 'no package lists'}`,
+      "check the machine's apt sources and network, then run it again",
+      'failed',
+    );
   }
   return options;
 }
@@ -58,8 +80,16 @@ async function field(options: string[], name: string, key: string): Promise<stri
 export async function resolveMeta(meta: string, prefix: string, progress: Progress): Promise<string> {
   const options = await aptOptions(meta, progress);
   const depends = await field(options, meta, 'Depends');
-  const found = depends.split(/[,|]/).map((entry) => entry.trim().split(' ')[0]).find((name) => name.startsWith(prefix));
-  if (!found) throw new UserError(`${meta} depends on "${depends}", expected a package that starts with ${prefix}`, 'check the apt sources', 'failed');
+  const found = depends
+    .split(/[,|]/)
+    .map((entry) => entry.trim().split(' ')[0])
+    .find((name) => name.startsWith(prefix));
+  if (!found)
+    throw new UserError(
+      `${meta} depends on "${depends}", expected a package that starts with ${prefix}`,
+      'check the apt sources',
+      'failed',
+    );
   return found;
 }
 
@@ -68,7 +98,8 @@ export function cachedPackage(name: string): Package | undefined {
   const folder = cacheFolder('packages');
   const hit = readdirSync(folder)
     .filter((entry) => entry.startsWith(`${name}_`) && existsSync(join(folder, entry, '.complete')))
-    .sort((a, b) => statSync(join(folder, a)).mtimeMs - statSync(join(folder, b)).mtimeMs).at(-1);
+    .sort((a, b) => statSync(join(folder, a)).mtimeMs - statSync(join(folder, b)).mtimeMs)
+    .at(-1);
   return hit === undefined ? undefined : { name, version: decodeURIComponent(hit.slice(name.length + 1)), folder: join(folder, hit) };
 }
 
@@ -90,7 +121,12 @@ export async function fetchPackage(name: string, progress: Progress): Promise<Pa
     progress({ text: `unpacking ${name}` });
     const tree = join(work, 'tree');
     const unpack = await command('dpkg-deb', ['-x', join(work, file), tree]);
-    if (unpack.code !== 0) throw new UserError(`dpkg-deb could not unpack ${file}: ${lastLine(unpack.stderr)}`, 'delete the cache folder and try again', 'failed');
+    if (unpack.code !== 0)
+      throw new UserError(
+        `dpkg-deb could not unpack ${file}: ${lastLine(unpack.stderr)}`,
+        'delete the cache folder and try again',
+        'failed',
+      );
     writeFileSync(join(tree, '.complete'), `${name} ${version}\n`);
     const target = join(folder, `${name}_${encodeURIComponent(version)}`);
     rmSync(target, { recursive: true, force: true });
@@ -113,7 +149,11 @@ async function download(options: string[], name: string, size: number, work: str
   try {
     const result = await command('apt-get', [...options, '-o', 'APT::Sandbox::User=', 'download', name], { cwd: work });
     if (result.code !== 0) {
-      throw new UserError(`apt-get could not download ${name}: ${lastLine(result.stderr)}`, 'check the network; `apt-get update` may be needed', 'failed');
+      throw new UserError(
+        `apt-get could not download ${name}: ${lastLine(result.stderr)}`,
+        'check the network; `apt-get update` may be needed',
+        'failed',
+      );
     }
     progress({ text, done: size, total: size });
   } finally {

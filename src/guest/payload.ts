@@ -29,22 +29,35 @@ const startsWith = (data: Uint8Array, bytes: readonly number[]) => bytes.every((
 export async function unpackPayload(data: Uint8Array, what: string): Promise<{ format: PayloadFormat; data: Uint8Array }> {
   const found = MAGICS.find((magic) => startsWith(data, magic.bytes));
   if (!found) {
-    throw new UserError(`${what}: payload begins with ${Buffer.from(data.subarray(0, 6)).toString('hex') || 'nothing'}, expected gzip, xz, zstd, lz4 or ELF`,
-      'use an unmodified bzImage, or pass the vmlinux (ELF) itself');
+    throw new UserError(
+      `${what}: payload begins with ${Buffer.from(data.subarray(0, 6)).toString('hex') || 'nothing'}, expected gzip, xz, zstd, lz4 or ELF`,
+      'use an unmodified bzImage, or pass the vmlinux (ELF) itself',
+    );
   }
   try {
     switch (found.format) {
-      case 'plain': return { format: 'plain', data };
-      case 'gzip': return { format: 'gzip', data: gunzip(data) };
-      case 'xz': return { format: 'xz', data: await unxz(data) };
-      case 'zstd': return { format: 'zstd', data: await unzstd(data) };
-      case 'lz4': return { format: 'lz4', data: unlz4(data) };
+      case 'plain':
+        return { format: 'plain', data };
+      case 'gzip':
+        return { format: 'gzip', data: gunzip(data) };
+      case 'xz':
+        return { format: 'xz', data: await unxz(data) };
+      case 'zstd':
+        return { format: 'zstd', data: await unzstd(data) };
+      case 'lz4':
+        return { format: 'lz4', data: unlz4(data) };
       default:
-        throw new UserError(`${what}: payload is compressed with ${found.format}, which is not supported`, 'pass the unpacked vmlinux (ELF) instead');
+        throw new UserError(
+          `${what}: payload is compressed with ${found.format}, which is not supported`,
+          'pass the unpacked vmlinux (ELF) instead',
+        );
     }
   } catch (error) {
     if (error instanceof UserError) throw error;
-    throw new UserError(`${what}: the ${found.format} payload is damaged or cut short (${(error as Error).message})`, 'fetch the file again');
+    throw new UserError(
+      `${what}: the ${found.format} payload is damaged or cut short (${(error as Error).message})`,
+      'fetch the file again',
+    );
   }
 }
 

@@ -19,7 +19,17 @@ import { findModule } from './fetch.ts';
 
 export const PROBE_NAME = 'portcullis_probe';
 
-const IMPORTS = ['module_layout', 'ioremap', 'iounmap', 'param_ops_uint', 'ktime_get', 'hrtimer_init', 'hrtimer_start_range_ns', 'hrtimer_forward', 'hrtimer_cancel'] as const;
+const IMPORTS = [
+  'module_layout',
+  'ioremap',
+  'iounmap',
+  'param_ops_uint',
+  'ktime_get',
+  'hrtimer_init',
+  'hrtimer_start_range_ns',
+  'hrtimer_forward',
+  'hrtimer_cancel',
+] as const;
 type Import = (typeof IMPORTS)[number];
 
 /** Offsets in .data. struct hrtimer is 64 bytes with its callback at 40 (Linux include/linux/hrtimer.h). */
@@ -41,7 +51,10 @@ const VERSION_SIZE = 64;
 function symbolVersions(modules: string): Map<Import, Uint8Array> {
   const found = new Map<Import, Uint8Array>();
   const preferred = ['e1000', 'snd_hrtimer', 'can_bcm'].map((name) => findModule(modules, name)).filter((path) => path !== undefined);
-  const rest = readdirSync(modules, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith('.ko')).sort().map((path) => join(modules, path));
+  const rest = readdirSync(modules, { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.ko'))
+    .sort()
+    .map((path) => join(modules, path));
   for (const path of [...preferred, ...rest]) {
     const versions = readObject(readFileSync(path), path).section('__versions')?.data ?? new Uint8Array(0);
     for (let at = 0; at + VERSION_SIZE <= versions.length; at += VERSION_SIZE) {
@@ -51,7 +64,11 @@ function symbolVersions(modules: string): Map<Import, Uint8Array> {
     }
     if (found.size === IMPORTS.length) return found;
   }
-  throw new UserError(`no stock module under ${modules} imports ${IMPORTS.filter((name) => !found.has(name)).join(', ')}`, 'use the stock Debian kernel package', 'failed');
+  throw new UserError(
+    `no stock module under ${modules} imports ${IMPORTS.filter((name) => !found.has(name)).join(', ')}`,
+    'use the stock Debian kernel package',
+    'failed',
+  );
 }
 
 /** Machine code with relocations against symbols: just enough for the probe. */
@@ -60,17 +77,30 @@ class Code {
   readonly fixups: { offset: number; target: string; addend: number; type: number }[] = [];
   constructor(private readonly data: string) {}
 
-  get length(): number { return this.bytes.length; }
-  emit(...bytes: number[]): this { this.bytes.push(...bytes); return this; }
-  dword(value: number): this { return this.emit(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >>> 24) & 255); }
-  call(target: Import): this { return this.emit(0xe8).relative(target, R.plt32, 0, 0); }
+  get length(): number {
+    return this.bytes.length;
+  }
+  emit(...bytes: number[]): this {
+    this.bytes.push(...bytes);
+    return this;
+  }
+  dword(value: number): this {
+    return this.emit(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >>> 24) & 255);
+  }
+  call(target: Import): this {
+    return this.emit(0xe8).relative(target, R.plt32, 0, 0);
+  }
   /** Opcode bytes with a RIP-relative operand in .data; `after` = immediate bytes that follow the displacement. */
-  withData(opcode: number[], offset: number, after = 0): this { return this.emit(...opcode).relative(this.data, R.pc32, offset, after); }
+  withData(opcode: number[], offset: number, after = 0): this {
+    return this.emit(...opcode).relative(this.data, R.pc32, offset, after);
+  }
   private relative(target: string, type: number, addend: number, after: number): this {
     this.fixups.push({ offset: this.bytes.length, target, addend: addend - 4 - after, type });
     return this.dword(0);
   }
-  finish(): Uint8Array { return Uint8Array.from(this.bytes); }
+  finish(): Uint8Array {
+    return Uint8Array.from(this.bytes);
+  }
 }
 
 /** Assembles the three functions. Returns the code and where each starts. Comments give the instruction in Intel syntax. */
@@ -136,16 +166,35 @@ export function buildProbeModule(modules: string): Uint8Array {
   const data = section('.data', SHF.write, new Uint8Array(DATA.size), 32);
   const strings = section('.rodata.str', 0n, Buffer.from(PARAMETERS.map((name) => `${name}\0`).join(''), 'latin1'), 1);
   section('__versions', 0n, Buffer.concat(IMPORTS.map((name) => versions.get(name) as Uint8Array)), 32);
-  section('.modinfo', 0n, Buffer.from([
-    'license=GPL', `name=${PROBE_NAME}`, `vermagic=${readModInfo(template).vermagic}`, 'retpoline=Y', 'depends=',
-    'parmtype=address:uint', ''].join('\0'), 'latin1'), 1);
+  section(
+    '.modinfo',
+    0n,
+    Buffer.from(
+      [
+        'license=GPL',
+        `name=${PROBE_NAME}`,
+        `vermagic=${readModInfo(template).vermagic}`,
+        'retpoline=Y',
+        'depends=',
+        'parmtype=address:uint',
+        '',
+      ].join('\0'),
+      'latin1',
+    ),
+    1,
+  );
   const symbols = new Map<string, ElfSymbol>();
   symbols.set('.data', symbol('', data, 0, STT.section, STB.local));
   const stringSymbol = symbol('', strings, 0, STT.section, STB.local);
   for (const name of IMPORTS) if (name !== 'module_layout') symbols.set(name, symbol(name, 'undefined', 0));
   const initSymbol = symbol('init_module', text, init, STT.func);
   const exitSymbol = symbol('cleanup_module', text, exit, STT.func);
-  text.relocations = code.fixups.map(({ offset, target, addend, type }) => ({ offset, type, symbol: symbols.get(target) as ElfSymbol, addend }));
+  text.relocations = code.fixups.map(({ offset, target, addend, type }) => ({
+    offset,
+    type,
+    symbol: symbols.get(target) as ElfSymbol,
+    addend,
+  }));
 
   // struct module: the kernel's own size, the fields in the template's places (init and exit are its only relocations).
   const templateModule = template.section('.gnu.linkonce.this_module');
@@ -155,7 +204,9 @@ export function buildProbeModule(modules: string): Uint8Array {
   moduleData.set(Buffer.from(PROBE_NAME, 'latin1'), nameOffset);
   const thisModule = section('.gnu.linkonce.this_module', SHF.write, moduleData, 64);
   thisModule.relocations = templateModule.relocations.map((relocation) => ({
-    ...relocation, addend: 0, symbol: relocation.symbol.name === 'init_module' ? initSymbol : exitSymbol,
+    ...relocation,
+    addend: 0,
+    symbol: relocation.symbol.name === 'init_module' ? initSymbol : exitSymbol,
   }));
   const moduleSymbol = symbol('__this_module', thisModule, 0, STT.object);
 
@@ -166,7 +217,8 @@ export function buildProbeModule(modules: string): Uint8Array {
     const at = index * 40;
     new DataView(parameters.data.buffer).setUint16(at + 24, 0o444, true);
     parameters.data[at + 26] = 0xff;
-    const put = (offset: number, target: ElfSymbol, addend: number) => parameters.relocations.push({ offset: at + offset, type: R.abs64, symbol: target, addend });
+    const put = (offset: number, target: ElfSymbol, addend: number) =>
+      parameters.relocations.push({ offset: at + offset, type: R.abs64, symbol: target, addend });
     put(0, stringSymbol, nameAt);
     put(8, moduleSymbol, 0);
     put(16, symbols.get('param_ops_uint') as ElfSymbol, 0);

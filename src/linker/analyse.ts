@@ -190,7 +190,9 @@ function applyPolicy(object: ElfObject, policy: LinkPolicy, analysis: Analysis):
     if (!object.section(name)) problems.add(`the policy's private sections name ${name}, which the module does not have`);
   const heap = object.section(HEAP_SECTION);
   if (policy.heap !== undefined && !heap)
-    problems.add(`the policy sets a heap of ${policy.heap} bytes, but the module has no section ${HEAP_SECTION}: it declares no PORTCULLIS_HEAP`);
+    problems.add(
+      `the policy sets a heap of ${policy.heap} bytes, but the module has no section ${HEAP_SECTION}: it declares no PORTCULLIS_HEAP`,
+    );
   if (heap && heap.data.length < HEAP_HEADER) problems.add(`section ${HEAP_SECTION} does not begin with the header of a heap`);
   for (const section of object.sections) {
     if (!isPrivate(section, privateNames)) continue;

@@ -202,10 +202,19 @@ describe('private sections', () => {
   test('a heap gets the size that the policy says, and is told it', () => {
     const heapOf = (policy: LinkPolicy) => {
       const tiny = new TinyModule();
-      tiny.add('.portcullis.private.heap', FLAGS.data, Uint8Array.from({ length: 24 }, (_, index) => (index === 0 ? 24 : index)));
+      tiny.add(
+        '.portcullis.private.heap',
+        FLAGS.data,
+        Uint8Array.from({ length: 24 }, (_, index) => (index === 0 ? 24 : index)),
+      );
       return link(tiny, policy).object.section('.portcullis.private.heap')!.data;
     };
-    for (const [heap, size] of [[undefined, 4096], [1, 4096], [4097, 8192], [1 << 20, 1 << 20]] as const) {
+    for (const [heap, size] of [
+      [undefined, 4096],
+      [1, 4096],
+      [4097, 8192],
+      [1 << 20, 1 << 20],
+    ] as const) {
       const data = heapOf({ heap });
       expect(data.length).toBe(size);
       expect(new DataView(data.buffer, data.byteOffset).getBigUint64(0, true)).toBe(BigInt(size));

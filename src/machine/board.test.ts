@@ -56,7 +56,14 @@ function takeAll(board: Board): number[] {
 
 function testCard(ports: PciFunctionPorts) {
   return {
-    name: 'test card', vendor: 1, device: 2, subsystemVendor: 0, subsystem: 0, revision: 0, classCode: 0xff0000, interruptPin: 1 as const,
+    name: 'test card',
+    vendor: 1,
+    device: 2,
+    subsystemVendor: 0,
+    subsystem: 0,
+    revision: 0,
+    classCode: 0xff0000,
+    interruptPin: 1 as const,
     bars: [{ kind: 'memory' as const, size: 4096, registers: { read: () => 0x1234_5678, write: () => {} } }],
     setBusMaster: () => {},
     reset: () => {},
@@ -72,7 +79,10 @@ function testCard(ports: PciFunctionPorts) {
 }
 
 function startPics(out: (port: number, value: number) => void): void {
-  for (const [port, base, wiring] of [[0x20, 0x30, 4], [0xa0, 0x38, 2]]) {
+  for (const [port, base, wiring] of [
+    [0x20, 0x30, 4],
+    [0xa0, 0x38, 2],
+  ]) {
     out(port, 0x11);
     out(port + 1, base);
     out(port + 1, wiring);

@@ -21,7 +21,15 @@ import { Uart16550 } from './devices/uart16550/uart16550.ts';
 import { createDma } from './dma.ts';
 import { createEventClock } from './events.ts';
 import {
-  ISA_IRQ, ioapicPinOfIsa, MEMORY, type MemoryMapEntry, memoryMap, PCI_FIRST_PIN, PCI_ISA_IRQS, PORTS, pciWire,
+  ISA_IRQ,
+  ioapicPinOfIsa,
+  MEMORY,
+  type MemoryMapEntry,
+  memoryMap,
+  PCI_FIRST_PIN,
+  PCI_ISA_IRQS,
+  PORTS,
+  pciWire,
 } from './memory-map.ts';
 import type { Clock, Dma, IrqLine, PciFunction, RegisterBlock, Stateful } from './ports.ts';
 import { createSerialOutput } from './serial-output.ts';
@@ -54,7 +62,12 @@ export interface BoardOptions {
 }
 
 /** What a PCI function gets to be made from. */
-export interface PciFunctionPorts { irq: IrqLine; dma: Dma; clock: Clock; log: Log }
+export interface PciFunctionPorts {
+  irq: IrqLine;
+  dma: Dma;
+  clock: Clock;
+  log: Log;
+}
 export type PciDevice = PciFunction & Partial<Stateful>;
 
 export interface Board extends Stateful {
@@ -169,14 +182,23 @@ export function createBoard(options: BoardOptions): Board {
   place('ACPI', PORTS.acpiPm, acpiPm, 4);
   place('PCI configuration', PORTS.pciConfig, pci.registers(besidePciAddress(acpiPm.resetPort)), 4);
   if (options.debugExit !== undefined) {
-    place('debug exit', { start: options.debugExit, size: 4 }, createDebugExit((code) => power('debug-exit', code)), 4);
+    place(
+      'debug exit',
+      { start: options.debugExit, size: 4 },
+      createDebugExit((code) => power('debug-exit', code)),
+      4,
+    );
   }
   memoryBus.claim({ name: 'I/O APIC', start: MEMORY.ioapic.start, size: MEMORY.ioapic.end - MEMORY.ioapic.start, registers: ioapic });
 
   /** What firmware would have done before the operating system starts. */
   function firmware(): void {
     boot.firmwareSetup();
-    pic.triggerPorts.write(1, 1, [ISA_IRQ.sci, ...PCI_ISA_IRQS].reduce((bits, irq) => bits | (1 << (irq - 8)), 0));
+    pic.triggerPorts.write(
+      1,
+      1,
+      [ISA_IRQ.sci, ...PCI_ISA_IRQS].reduce((bits, irq) => bits | (1 << (irq - 8)), 0),
+    );
   }
   firmware();
 

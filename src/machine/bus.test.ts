@@ -85,7 +85,12 @@ describe.each([
 
   test('a claim off the bus is refused', () => {
     const bus = made();
-    for (const [start, size] of [[-1, 4], [base, 0], [2 ** 60, 4], [Number.NaN, 4]]) {
+    for (const [start, size] of [
+      [-1, 4],
+      [base, 0],
+      [2 ** 60, 4],
+      [Number.NaN, 4],
+    ]) {
       expect(bus.claim({ name: 'x', start, size, registers: recorder(1) })).toBe(false);
     }
   });

@@ -46,7 +46,11 @@ function cut(value: number, size: AccessSize): number {
 abstract class RangeBus implements Bus {
   unclaimed = 0;
 
-  constructor(private readonly kind: 'port' | 'memory', private readonly limit: number, private readonly log: Log) {}
+  constructor(
+    private readonly kind: 'port' | 'memory',
+    private readonly limit: number,
+    private readonly log: Log,
+  ) {}
 
   abstract ownerOf(address: number): Claim | undefined;
   protected abstract readonly claims: readonly (Claim | undefined)[];

@@ -55,7 +55,11 @@ export function pciWire(slot: number): number {
 }
 
 /** One entry of the map that firmware gives to an operating system (ACPI 15, "System Address Map"). */
-export interface MemoryMapEntry { start: number; end: number; type: 'ram' | 'reserved' }
+export interface MemoryMapEntry {
+  start: number;
+  end: number;
+  type: 'ram' | 'reserved';
+}
 
 /** The map for `ramSize` bytes of RAM. Throws UserError outside 1 MiB..3 GiB. */
 export function memoryMap(ramSize: number): MemoryMapEntry[] {

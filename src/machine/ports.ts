@@ -4,7 +4,9 @@
  */
 
 /** One interrupt wire. Level-triggered unless the device says otherwise; setting the same level twice does nothing. */
-export interface IrqLine { set(asserted: boolean): void }
+export interface IrqLine {
+  set(asserted: boolean): void;
+}
 
 /** Bus-master access to guest RAM. Out-of-RAM accesses read as 0xff, write nothing, and return false. */
 export interface Dma {
@@ -13,7 +15,9 @@ export interface Dma {
 }
 
 /** A timer that calls back once when the clock reaches `time` (ns); `Infinity` disarms it. Arming again replaces the former time. */
-export interface Timer { arm(time: number): void }
+export interface Timer {
+  arm(time: number): void;
+}
 
 /** The machine's time, ns since the VM started, and timers on it. Callbacks run between instructions, never inside a register access. */
 export interface Clock {
@@ -28,10 +32,18 @@ export interface RegisterBlock {
 }
 
 /** One base address register of a PCI function. `size` is a power of two: memory >= 16, io >= 4. */
-export interface PciBar { kind: 'memory' | 'io'; size: number; registers: RegisterBlock }
+export interface PciBar {
+  kind: 'memory' | 'io';
+  size: number;
+  registers: RegisterBlock;
+}
 
 /** One PCI capability: `body` is what follows ID and next pointer, `writable` the bits of it that software may change (same length). */
-export interface PciCapability { readonly id: number; readonly body: Uint8Array; readonly writable: Uint8Array }
+export interface PciCapability {
+  readonly id: number;
+  readonly body: Uint8Array;
+  readonly writable: Uint8Array;
+}
 
 /** What a PCI function tells the host bridge, which owns its configuration space (PCI Local Bus 3.0, 6.1 and 6.2). */
 export interface PciFunction {
@@ -58,7 +70,10 @@ export interface PciFunction {
  * State of a device for snapshots: plain JSON values only (bytes as base64 text). `load` throws an Error that names the field when `state`
  * does not fit.
  */
-export interface Stateful { save(): unknown; load(state: unknown): void }
+export interface Stateful {
+  save(): unknown;
+  load(state: unknown): void;
+}
 
 /**
  * The card's side of a network link. Frames are Ethernet without FCS, 14 to 65535 bytes.

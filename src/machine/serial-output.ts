@@ -6,7 +6,10 @@ const BUFFER = 1024;
 const PATIENCE = 1_000_000;
 const NEWLINE = 0x0a;
 
-export interface SerialOutput { write(byte: number): void; flush(): void }
+export interface SerialOutput {
+  write(byte: number): void;
+  flush(): void;
+}
 
 export function createSerialOutput(clock: Clock, sink: { write(bytes: Uint8Array): void }): SerialOutput {
   const buffer = new Uint8Array(BUFFER);

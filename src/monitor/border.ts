@@ -45,7 +45,11 @@ export class Border {
   /** Address ranges of all instances: no stack may lie there. */
   occupied: readonly LinearRange[] = [];
 
-  constructor(private readonly engine: Engine, owners: Uint8Array, capacity = FRAME_CAPACITY) {
+  constructor(
+    private readonly engine: Engine,
+    owners: Uint8Array,
+    capacity = FRAME_CAPACITY,
+  ) {
     this.frames = new Frames(capacity);
     this.stack = new StackAccess(engine.memory, owners);
     this.seals = new Seals(this.frames, this.stack);

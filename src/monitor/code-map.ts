@@ -32,7 +32,11 @@ const UNKNOWN: UnwindRule = { base: 'unknown', size: 0, savedRbp: undefined };
 /** At a function's first instruction. */
 export const RETURN_ON_TOP: UnwindRule = { base: 'rsp', size: 8, savedRbp: undefined };
 
-interface Region { readonly start: number; readonly end: number; readonly sizes: Int16Array }
+interface Region {
+  readonly start: number;
+  readonly end: number;
+  readonly sizes: Int16Array;
+}
 
 export class CodeMap {
   private regions: Region[] = [];
@@ -87,7 +91,8 @@ export class CodeMap {
       const back = at + 5;
       if (!own(start + back + words.getInt32(at + 1, true))) continue;
       const rule = this.rule(start + back - 1);
-      region.sizes[back] = rule.base === 'rsp' && rule.size > 0 && rule.size % 8 === 0 ? rule.size : rule.base === 'rbp' ? FROM_RBP : UNKNOWN_FRAME;
+      region.sizes[back] =
+        rule.base === 'rsp' && rule.size > 0 && rule.size % 8 === 0 ? rule.size : rule.base === 'rbp' ? FROM_RBP : UNKNOWN_FRAME;
     }
     return region;
   }

@@ -2,7 +2,23 @@
 import { describe, expect, test } from 'vitest';
 import { PERMISSION, REG, setRegisterAddress } from '../engine/contract.ts';
 import {
-  CORE, ENTRY_RSP, G, Guest, insideInner, KERNEL, KERNEL_TEXT, live, reg, registered, returnFromInner, STACK, STACK_TOP, status, T, tinyImage, violations,
+  CORE,
+  ENTRY_RSP,
+  G,
+  Guest,
+  insideInner,
+  KERNEL,
+  KERNEL_TEXT,
+  live,
+  reg,
+  registered,
+  returnFromInner,
+  STACK,
+  STACK_TOP,
+  status,
+  T,
+  tinyImage,
+  violations,
 } from '../privileges/testing.ts';
 
 describe('the six crossings', () => {
@@ -25,13 +41,15 @@ describe('the six crossings', () => {
     const guest = live();
     insideInner(guest);
     const before = guest.rsp();
-    for (const index of [REG.rdi, REG.rsi, REG.rdx, REG.rcx, REG.r8, REG.r9, REG.rax, REG.r10, REG.r11]) setRegisterAddress(guest.cpu.registers, index, 0x100 + index);
+    for (const index of [REG.rdi, REG.rsi, REG.rdx, REG.rcx, REG.r8, REG.r9, REG.rax, REG.r10, REG.r11])
+      setRegisterAddress(guest.cpu.registers, index, 0x100 + index);
     guest.callOut(CORE + T.innerAfterCall);
     expect(guest.inside()).toBe(false);
     expect(guest.rip()).toBe(KERNEL.kfunc);
     expect(guest.rsp()).toBe(before - 8);
     expect(guest.word(before - 8)).toBe(guest.gateAddress(G.reentry));
-    for (const index of [REG.rdi, REG.rsi, REG.rdx, REG.rcx, REG.r8, REG.r9, REG.rax, REG.r10, REG.r11]) expect(reg(guest, index)).toBe(0x100 + index);
+    for (const index of [REG.rdi, REG.rsi, REG.rdx, REG.rcx, REG.r8, REG.r9, REG.rax, REG.r10, REG.r11])
+      expect(reg(guest, index)).toBe(0x100 + index);
     guest.ret();
     expect(guest.inside()).toBe(true);
     expect(guest.rip()).toBe(CORE + T.innerAfterCall);
@@ -171,7 +189,10 @@ describe('P2: the module view is entered only at gates', () => {
     expect(violations(guest)).toEqual(['no-frame']);
   });
 
-  test.each([['call gate', G.kfunc], ['return gate', G.return]])('P2 a %s reached by the kernel gives nothing', (_, gate) => {
+  test.each([
+    ['call gate', G.kfunc],
+    ['return gate', G.return],
+  ])('P2 a %s reached by the kernel gives nothing', (_, gate) => {
     const guest = live();
     guest.setRsp(ENTRY_RSP);
     guest.gate(gate);
@@ -224,14 +245,16 @@ describe('P2: the module view is entered only at gates', () => {
   });
 });
 
-describe('P3: only the VMM\'s copy of the text is executable', () => {
+describe("P3: only the VMM's copy of the text is executable", () => {
   test('P3 the view holds the module, executable where the image says so', () => {
     const guest = live();
     guest.call(G.probe);
     const view = Object.fromEntries(guest.cpu.view.fixedPages.map(({ address, permission }) => [address, permission]));
     expect(view).toEqual({
-      [CORE]: PERMISSION.read | PERMISSION.execute, [CORE + 0x1000]: PERMISSION.read | PERMISSION.execute,
-      [CORE + 0x2000]: PERMISSION.read, [CORE + 0x3000]: PERMISSION.read | PERMISSION.write,
+      [CORE]: PERMISSION.read | PERMISSION.execute,
+      [CORE + 0x1000]: PERMISSION.read | PERMISSION.execute,
+      [CORE + 0x2000]: PERMISSION.read,
+      [CORE + 0x3000]: PERMISSION.read | PERMISSION.write,
     });
     expect(guest.cpu.executable(KERNEL.kfunc)).toBe(false);
     expect(guest.cpu.executable(CORE)).toBe(true);
@@ -252,7 +275,10 @@ describe('P3: only the VMM\'s copy of the text is executable', () => {
     expect(status(guest)).toBe('quarantined');
   });
 
-  test.each([['user memory', 0x40_0000], ['its own data', CORE + 0x4000]])('P3 a call into %s is a violation even with a return address', (_, target) => {
+  test.each([
+    ['user memory', 0x40_0000],
+    ['its own data', CORE + 0x4000],
+  ])('P3 a call into %s is a violation even with a return address', (_, target) => {
     const guest = live();
     insideInner(guest);
     guest.push(CORE + T.afterThunk);
@@ -271,18 +297,27 @@ describe('P4: valid stack', () => {
     ['in module data', () => CORE + 0x4080],
     ['in private memory', () => CORE + 0x3f80],
     ['right above private memory', () => CORE + 0x5000 + 0x40],
-    ['read-only', (guest) => {
-      guest.tables.map(STACK + 0x3000, 0x90_0000, false);
-      return ENTRY_RSP;
-    }],
-    ['in a device', (guest) => {
-      guest.tables.map(STACK + 0x3000, 0xfeb0_0000);
-      return ENTRY_RSP;
-    }],
-    ['in a protected frame', (guest) => {
-      guest.tables.map(STACK + 0x3000, guest.cpu.translate(CORE, false));
-      return ENTRY_RSP;
-    }],
+    [
+      'read-only',
+      (guest) => {
+        guest.tables.map(STACK + 0x3000, 0x90_0000, false);
+        return ENTRY_RSP;
+      },
+    ],
+    [
+      'in a device',
+      (guest) => {
+        guest.tables.map(STACK + 0x3000, 0xfeb0_0000);
+        return ENTRY_RSP;
+      },
+    ],
+    [
+      'in a protected frame',
+      (guest) => {
+        guest.tables.map(STACK + 0x3000, guest.cpu.translate(CORE, false));
+        return ENTRY_RSP;
+      },
+    ],
   ];
   test.each(bad)('P4 a stack %s is refused', (_, prepare) => {
     const guest = live({ policy: 'log' });

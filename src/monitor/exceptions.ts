@@ -79,16 +79,27 @@ function fixupKind(data: number): Omit<Fixup, 'address'> | undefined {
     },
   });
   switch (data & 0xff) {
-    case 1: case 3: case 8: case 14: return then(() => {}); // DEFAULT, UACCESS, WRMSR, DEFAULT_MCE_SAFE
-    case 2: case 4: case 15: return then((halves, at, vector) => set(halves, at, REG.rax, vector)); // FAULT, COPY, FAULT_MCE_SAFE
+    case 1:
+    case 3:
+    case 8:
+    case 14:
+      return then(() => {}); // DEFAULT, UACCESS, WRMSR, DEFAULT_MCE_SAFE
+    case 2:
+    case 4:
+    case 15:
+      return then((halves, at, vector) => set(halves, at, REG.rax, vector)); // FAULT, COPY, FAULT_MCE_SAFE
     case 9: // RDMSR: reads as zero
       return then((halves, at) => {
         set(halves, at, REG.rax, 0);
         set(halves, at, REG.rdx, 0);
       });
-    case 10: case 11: return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, IO_ERROR)); // WRMSR_SAFE, RDMSR_SAFE
-    case 16: return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, immediate), 8); // POP_REG
-    case 17: return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, immediate)); // IMM_REG
+    case 10:
+    case 11:
+      return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, IO_ERROR)); // WRMSR_SAFE, RDMSR_SAFE
+    case 16:
+      return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, immediate), 8); // POP_REG
+    case 17:
+      return register === REG.rsp ? undefined : then((halves, at) => set(halves, at, register, immediate)); // IMM_REG
     case 19: // UCOPY_LEN: rcx = immediate * rcx + register
       return then((halves, at) => {
         const words = new BigInt64Array([word(halves, at, REG.rcx), word(halves, at, register)]);
@@ -96,7 +107,8 @@ function fixupKind(data: number): Omit<Fixup, 'address'> | undefined {
         halves[at + 2 * REG.rcx] = Number(sum & 0xffff_ffffn);
         halves[at + 2 * REG.rcx + 1] = Number(sum >> 32n);
       });
-    default: return undefined;
+    default:
+      return undefined;
   }
 }
 

@@ -2,11 +2,25 @@
 import { describe, expect, test } from 'vitest';
 import { PERMISSION, REG, setRegisterAddress } from '../engine/contract.ts';
 import {
-  CORE, G, granted, Guest, INIT, insideInner, KERNEL, live, registered, STACK, STACK_TOP, status, T, tinyImage, violations,
+  CORE,
+  G,
+  granted,
+  Guest,
+  INIT,
+  insideInner,
+  KERNEL,
+  live,
+  registered,
+  STACK,
+  STACK_TOP,
+  status,
+  T,
+  tinyImage,
+  violations,
 } from '../privileges/testing.ts';
 
 describe('P7: private memory', () => {
-  test('P7 is host memory with the image\'s contents, in the module view only', () => {
+  test("P7 is host memory with the image's contents, in the module view only", () => {
     const guest = live();
     guest.call(G.probe);
     const page = guest.cpu.view.fixedPages.find(({ address }) => address === CORE + 0x3000);

@@ -61,7 +61,9 @@ export class Frames {
     this.born = new Float64Array(capacity);
   }
 
-  registersAt(frame: number): number { return frame * REGISTER_HALVES; }
+  registersAt(frame: number): number {
+    return frame * REGISTER_HALVES;
+  }
 
   /**
    * A new frame, newest on its stack, with no seals. Frames of the same stack below `key` can never end any more (their code was

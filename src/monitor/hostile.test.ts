@@ -22,9 +22,14 @@ describe('P11: before a module is loaded, and after', () => {
         expect(guest.inside()).toBe(false);
       }
       for (const exit of [
-        { kind: 'fetch', address: CORE }, { kind: 'fetch', address: -1 }, { kind: 'event', event: { type: 'nmi', vector: 2, errorCode: -1, address: 0n } },
-        { kind: 'mmio', gpa: 0x1000, size: 4, write: true, value: 0, refused: false }, { kind: 'halt' }, { kind: 'shutdown' },
-      ] satisfies Exit[]) expect(guest.handle(exit)).toBe('not-mine');
+        { kind: 'fetch', address: CORE },
+        { kind: 'fetch', address: -1 },
+        { kind: 'event', event: { type: 'nmi', vector: 2, errorCode: -1, address: 0n } },
+        { kind: 'mmio', gpa: 0x1000, size: 4, write: true, value: 0, refused: false },
+        { kind: 'halt' },
+        { kind: 'shutdown' },
+      ] satisfies Exit[])
+        expect(guest.handle(exit)).toBe('not-mine');
     };
     everything();
     guest.load(image);
@@ -87,7 +92,10 @@ describe('P11: the audit stream is limited', () => {
   test('P11 a flood is held back and counted', () => {
     const out: AuditEvent[] = [];
     let now = 0;
-    const emit = createAudit((event) => out.push(event), () => now);
+    const emit = createAudit(
+      (event) => out.push(event),
+      () => now,
+    );
     for (let index = 0; index < 10_000; index++) emit({ event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' });
     expect(out).toHaveLength(200);
     now = 1e9;
@@ -102,10 +110,29 @@ const step = fc.record({
   cpu: fc.constantFrom(0, 1),
   action: fc.constantFrom('gate', 'fetch', 'event', 'write', 'call', 'ret', 'poke'),
   gate: fc.integer({ min: 0, max: 12 }),
-  at: fc.constantFrom(CORE, CORE + T.warn, CORE + T.warn + 2, CORE + T.fixup, CORE + 0x1000, CORE + 0x3000, CORE + 0x4000, INIT, KERNEL_TEXT, 0x40_0000, -8),
+  at: fc.constantFrom(
+    CORE,
+    CORE + T.warn,
+    CORE + T.warn + 2,
+    CORE + T.fixup,
+    CORE + 0x1000,
+    CORE + 0x3000,
+    CORE + 0x4000,
+    INIT,
+    KERNEL_TEXT,
+    0x40_0000,
+    -8,
+  ),
   rsp: fc.oneof(
     fc.integer({ min: 0, max: 0x7ff }).map((slot) => BigInt.asUintN(64, BigInt(STACK_TOP - 8 * slot))),
-    fc.constantFrom(0n, 8n, 0xffff_ffff_ffff_fff8n, 0x8000_0000_0000n, BigInt.asUintN(64, BigInt(CORE + 0x3800)), BigInt.asUintN(64, BigInt(CORE + 0x1008))),
+    fc.constantFrom(
+      0n,
+      8n,
+      0xffff_ffff_ffff_fff8n,
+      0x8000_0000_0000n,
+      BigInt.asUintN(64, BigInt(CORE + 0x3800)),
+      BigInt.asUintN(64, BigInt(CORE + 0x1008)),
+    ),
     fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
   ),
   keep: fc.boolean(),
@@ -140,11 +167,11 @@ test('P11 random border actions: nothing crashes, nothing grows, and no CPU is i
         else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) {
           const target = guest.pop(cpu);
           guest.handle(inside && !cpu.executable(target) ? cpu.fetch(target) : cpu.out(target, 0x5e), cpu);
-        }
-        else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
+        } else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
         else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
         else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);
-        else if (action === 'write') guest.handle({ kind: 'mmio', gpa: Math.max(0, cpu.translate(at, false)), size: 4, write: true, value: 0, refused: false }, cpu);
+        else if (action === 'write')
+          guest.handle({ kind: 'mmio', gpa: Math.max(0, cpu.translate(at, false)), size: 4, write: true, value: 0, refused: false }, cpu);
         const after = guest.monitor.crossings;
         if (!inside && guest.inside(cpu)) {
           expect(ring).toBe(0);

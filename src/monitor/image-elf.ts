@@ -27,7 +27,12 @@ export function imageFromElf(file: Uint8Array, manifest: Manifest): ImageSource 
     // Zeros are made only for what will be mapped: a hostile .bss may claim a gigabyte.
     const bytes = !read ? new Uint8Array(0) : section.data.length === size ? section.data : new Uint8Array(limited(size, manifest, entry));
     return {
-      name: entry.name, role: entry.role, init: entry.init, size, align: section.alignment, bytes,
+      name: entry.name,
+      role: entry.role,
+      init: entry.init,
+      size,
+      align: section.alignment,
+      bytes,
       relocations: read ? relocationsOf(section, places, manifest) : [],
     };
   });
@@ -47,7 +52,8 @@ function find(object: ElfObject, manifest: Manifest, entry: ManifestSection): Se
 }
 
 function limited(size: number, manifest: Manifest, entry: ManifestSection): number {
-  if (size > 16 << 20) throw new UserError(`image of ${manifest.module}: section ${entry.name} of ${size} bytes; at most 16 MiB can be guarded`);
+  if (size > 16 << 20)
+    throw new UserError(`image of ${manifest.module}: section ${entry.name} of ${size} bytes; at most 16 MiB can be guarded`);
   return size;
 }
 

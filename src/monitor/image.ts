@@ -45,7 +45,11 @@ export interface ImageSource {
   readonly cleanupGate: number;
   readonly vector: boolean;
 }
-export interface ImageGate { readonly kind: Gate['kind']; readonly symbol: string; readonly init: boolean }
+export interface ImageGate {
+  readonly kind: Gate['kind'];
+  readonly symbol: string;
+  readonly init: boolean;
+}
 
 /** Most text and constants, and most private memory, of one module: 16 MiB each. */
 const LIMIT = 16 << 20;
@@ -58,7 +62,12 @@ export function createImage(manifest: Manifest, sections: readonly ImageSection[
   const gateSection = sections.findIndex((section) => section.role === 'gates');
   const gateBytes = gateSection < 0 ? bad('no gate section', `a section ${GATE_SECTION}`) : sections[gateSection];
   if (gateBytes.size === 0 || gateBytes.size % PAGE_SIZE !== 0) bad(`gate section of ${gateBytes.size} bytes`, 'whole pages');
-  for (const [role, limit] of [['text', LIMIT], ['gates', LIMIT], ['constants', LIMIT], ['private', LIMIT]] as const) {
+  for (const [role, limit] of [
+    ['text', LIMIT],
+    ['gates', LIMIT],
+    ['constants', LIMIT],
+    ['private', LIMIT],
+  ] as const) {
     const total = sections.reduce((sum, section) => sum + (section.role === role ? section.size : 0), 0);
     if (total > limit) bad(`${total} bytes of ${role}`, `at most ${limit}`);
   }
@@ -67,7 +76,8 @@ export function createImage(manifest: Manifest, sections: readonly ImageSection[
       bad(`section ${section.name} aligned to ${section.align}`, 'a power of two up to 65536');
     }
     const kernels = section.role === 'data' || section.role === 'metadata';
-    if (section.bytes.length !== section.size && !(kernels && section.bytes.length === 0)) bad(`section ${section.name} with ${section.bytes.length} bytes`, `${section.size}`);
+    if (section.bytes.length !== section.size && !(kernels && section.bytes.length === 0))
+      bad(`section ${section.name} with ${section.bytes.length} bytes`, `${section.size}`);
     for (const relocation of section.relocations) {
       const width = relocation.type === RELOCATION.R64 || relocation.type === RELOCATION.PC64 ? 8 : 4;
       if (!Object.values(RELOCATION).some((type) => type === relocation.type)) {
@@ -89,12 +99,20 @@ export function createImage(manifest: Manifest, sections: readonly ImageSection[
     gates[index] = { kind: gate.kind, symbol: gate.symbol, init };
   }
   if (gates[0]?.kind !== 'return' || gates[1]?.kind !== 're-entry') bad('gates 0 and 1 of another kind', 'return and re-entry');
-  for (const [name, offset] of [['init', manifest.initGate], ['cleanup', manifest.cleanupGate]] as const) {
+  for (const [name, offset] of [
+    ['init', manifest.initGate],
+    ['cleanup', manifest.cleanupGate],
+  ] as const) {
     if (offset !== -1 && gates[offset / GATE_SIZE]?.kind !== 'entry') bad(`${name} gate ${offset}`, 'an entry gate');
   }
   const index = (offset: number) => (offset < 0 ? -1 : offset / GATE_SIZE);
   return {
-    module: manifest.module, sections, gateSection, gates, vector: manifest.vector,
-    initGate: index(manifest.initGate), cleanupGate: index(manifest.cleanupGate),
+    module: manifest.module,
+    sections,
+    gateSection,
+    gates,
+    vector: manifest.vector,
+    initGate: index(manifest.initGate),
+    cleanupGate: index(manifest.cleanupGate),
   };
 }

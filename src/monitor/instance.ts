@@ -21,16 +21,35 @@ export const GATE = { unused: 0, entry: 1, call: 2, return: 3, 're-entry': 4 } a
 
 /** Kernel functions that never return (Linux tools/objtool/noreturns.h): nothing may come back from them, so they leave no frame. */
 const NO_RETURN = new Set([
-  '__stack_chk_fail', '__fortify_panic', 'fortify_panic', 'panic', 'do_exit', 'make_task_dead', 'kthread_exit', 'kthread_complete_and_exit',
-  '__module_put_and_kthread_exit', 'rewind_stack_and_make_dead', 'usercopy_abort', 'machine_real_restart', '__ubsan_handle_builtin_unreachable',
+  '__stack_chk_fail',
+  '__fortify_panic',
+  'fortify_panic',
+  'panic',
+  'do_exit',
+  'make_task_dead',
+  'kthread_exit',
+  'kthread_complete_and_exit',
+  '__module_put_and_kthread_exit',
+  'rewind_stack_and_make_dead',
+  'usercopy_abort',
+  'machine_real_restart',
+  '__ubsan_handle_builtin_unreachable',
 ]);
 
 /** FPU sections of the kernel: inside one, the vector registers belong to the module. */
 export const FPU = { none: 0, begin: 1, end: 2 } as const;
-const FPU_CALLS = new Map<string, number>([['kernel_fpu_begin', FPU.begin], ['kernel_fpu_begin_mask', FPU.begin], ['kernel_fpu_end', FPU.end]]);
+const FPU_CALLS = new Map<string, number>([
+  ['kernel_fpu_begin', FPU.begin],
+  ['kernel_fpu_begin_mask', FPU.begin],
+  ['kernel_fpu_end', FPU.end],
+]);
 
 /** A placed page with where it lives: host page and, for text and gates, the guest frame that is protected. */
-interface Mapped { readonly placed: PlacedPage; readonly host: HostPage; readonly gpa: number }
+interface Mapped {
+  readonly placed: PlacedPage;
+  readonly host: HostPage;
+  readonly gpa: number;
+}
 
 export class Instance implements PrivilegeTarget {
   state: InstanceState = 'loading';
@@ -73,8 +92,14 @@ export class Instance implements PrivilegeTarget {
    * Throws RangeError when the engine has too few host pages; nothing is changed then.
    */
   constructor(
-    private readonly engine: Engine, private readonly owners: Uint8Array, readonly slot: number, readonly instance: number,
-    readonly image: ImageSource, solution: Solution, placement: Placement, frameOf: (page: PlacedPage) => number,
+    private readonly engine: Engine,
+    private readonly owners: Uint8Array,
+    readonly slot: number,
+    readonly instance: number,
+    readonly image: ImageSource,
+    solution: Solution,
+    placement: Placement,
+    frameOf: (page: PlacedPage) => number,
   ) {
     const hosts = engine.allocateHostPages(placement.pages.length);
     this.module = image.module;
@@ -101,7 +126,11 @@ export class Instance implements PrivilegeTarget {
       return { placed, host: hosts[index], gpa: protects ? frameOf(placed) : -1 };
     });
     const privatePages = this.mapped.filter(({ placed }) => placed.role === 'private');
-    this.private = new PrivateMemory(image, solution.bases, privatePages.map(({ placed, host }) => ({ address: placed.address, bytes: host.bytes })));
+    this.private = new PrivateMemory(
+      image,
+      solution.bases,
+      privatePages.map(({ placed, host }) => ({ address: placed.address, bytes: host.bytes })),
+    );
     this.status = new Status(this.private, engine.cpus.length);
     for (const { placed, gpa } of this.mapped) {
       if (gpa < 0) continue;
@@ -112,10 +141,18 @@ export class Instance implements PrivilegeTarget {
     this.updateAllowed();
   }
 
-  get textPages(): number { return this.mapped.filter(({ placed }) => placed.role === 'text').length; }
-  get privatePages(): number { return this.mapped.filter(({ placed }) => placed.role === 'private').length; }
-  get privateRanges(): readonly LinearRange[] { return this.private.ranges; }
-  get privileges(): readonly Privilege[] { return this.attachments.map(({ privilege }) => privilege); }
+  get textPages(): number {
+    return this.mapped.filter(({ placed }) => placed.role === 'text').length;
+  }
+  get privatePages(): number {
+    return this.mapped.filter(({ placed }) => placed.role === 'private').length;
+  }
+  get privateRanges(): readonly LinearRange[] {
+    return this.private.ranges;
+  }
+  get privileges(): readonly Privilege[] {
+    return this.attachments.map(({ privilege }) => privilege);
+  }
 
   /** Linear address of the page of this instance that a guest frame holds, or NaN. */
   addressOf(gpa: number): number {
@@ -199,7 +236,9 @@ export class Instance implements PrivilegeTarget {
   }
 
   private mapPages(): void {
-    this.view.setFixedPages(this.mapped.map(({ placed, host }) => ({ address: placed.address, page: host, permission: placed.permission })));
+    this.view.setFixedPages(
+      this.mapped.map(({ placed, host }) => ({ address: placed.address, page: host, permission: placed.permission })),
+    );
   }
 
   /** Targets of entry and call gates, from the relocated gate pages. */

@@ -45,7 +45,11 @@ function matches(page: Uint8Array, image: ImageSource, first: number): boolean {
   return true;
 }
 
-export interface Verified { readonly solution: Solution; readonly placement: Placement; readonly frames: ReadonlyMap<PlacedPage, number> }
+export interface Verified {
+  readonly solution: Solution;
+  readonly placement: Placement;
+  readonly frames: ReadonlyMap<PlacedPage, number>;
+}
 
 /** Solves, builds and compares. `owners`: per guest frame, not 0 if it belongs to a guarded module already. Throws Refusal. */
 export function verify(cpu: Cpu, memory: GuestMemory, image: ImageSource, gateBase: number, owners: Uint8Array): Verified {
@@ -58,7 +62,8 @@ export function verify(cpu: Cpu, memory: GuestMemory, image: ImageSource, gateBa
     if (page.role !== 'text' && page.role !== 'gates') continue;
     const gpa = ramPage(cpu, memory, page.address);
     if (gpa < 0) throw new Refusal('not-mapped', `${page.role} page ${hex(page.address)}`);
-    if (owners[gpa / PAGE_SIZE] !== 0 || seen.has(gpa)) throw new Refusal('frame-shared', `frame ${hex(gpa)} of ${page.role} page ${hex(page.address)}`);
+    if (owners[gpa / PAGE_SIZE] !== 0 || seen.has(gpa))
+      throw new Refusal('frame-shared', `frame ${hex(gpa)} of ${page.role} page ${hex(page.address)}`);
     seen.add(gpa);
     frames.set(page, gpa);
   }

@@ -33,20 +33,27 @@ function expectNothing(guest: Guest): void {
 }
 
 describe('P9: the code is what was granted', () => {
-  test('P9 an unchanged module is solved, and its view holds the VMM\'s relocated copy', () => {
+  test("P9 an unchanged module is solved, and its view holds the VMM's relocated copy", () => {
     const guest = attempt();
     expect(guest.inside()).toBe(true);
     for (const { address, page } of guest.cpu.view.fixedPages) {
       if (address === CORE + 0x3000) continue; // private
       for (const section of [S.text, S.thunks, S.gates, S.rodata, S.init]) {
-        const base = [CORE, CORE + 0xa0, CORE + 0x1000, CORE + 0x2000, INIT][[S.text, S.thunks, S.gates, S.rodata, S.init].indexOf(section)];
+        const base = [CORE, CORE + 0xa0, CORE + 0x1000, CORE + 0x2000, INIT][
+          [S.text, S.thunks, S.gates, S.rodata, S.init].indexOf(section)
+        ];
         for (let byte = 0; byte < image.sections[section].size; byte++) {
           const at = base + byte;
           if (at >= address && at < address + 4096) expect(page.bytes[at - address], `${section}+${byte}`).toBe(guest.peek(at));
         }
       }
     }
-    expect(guest.monitor.modules()[0].instances[0]).toMatchObject({ state: 'loading', base: '0xffffffffc0101000', textPages: 2, privatePages: 1 });
+    expect(guest.monitor.modules()[0].instances[0]).toMatchObject({
+      state: 'loading',
+      base: '0xffffffffc0101000',
+      textPages: 2,
+      privatePages: 1,
+    });
   });
 
   test('P9 every single changed byte of text, thunks, gates, init text and constants is noticed', () => {
@@ -54,7 +61,10 @@ describe('P9: the code is what was granted', () => {
     const guest = new Guest([registered(image)]);
     guest.load(image);
     for (const [name, base, size] of [
-      ['text', CORE, 0xa4], ['gates', CORE + 0x1000, 0xb0], ['init', INIT, 6], ['rodata', CORE + 0x2000, 64],
+      ['text', CORE, 0xa4],
+      ['gates', CORE + 0x1000, 0xb0],
+      ['init', INIT, 6],
+      ['rodata', CORE + 0x2000, 64],
     ] as const) {
       for (let offset = 0; offset < size; offset++) {
         const flip = () => guest.poke(base + offset, guest.peek(base + offset) ^ 0x40);
@@ -68,7 +78,9 @@ describe('P9: the code is what was granted', () => {
     }
     // What may change unnoticed is only where the guest says that a kernel symbol lies, and only where one place alone says it.
     const importWords = [
-      ...[G.stackFail, G.fpuBegin, G.fpuEnd, G.kfunc].flatMap((gate) => Array.from({ length: 8 }, (_, byte) => `gates+${gate * 16 + 8 + byte}`)),
+      ...[G.stackFail, G.fpuBegin, G.fpuEnd, G.kfunc].flatMap((gate) =>
+        Array.from({ length: 8 }, (_, byte) => `gates+${gate * 16 + 8 + byte}`),
+      ),
       ...Array.from({ length: 8 }, (_, byte) => `rodata+${16 + byte}`), // eth_validate_addr
       ...Array.from({ length: 4 }, (_, byte) => `text+${0x74 + byte}`), // preempt_count
       ...Array.from({ length: 4 }, (_, byte) => `text+${0x68 + byte}`), // address of .data
@@ -80,7 +92,12 @@ describe('P9: the code is what was granted', () => {
     const guest = attempt((g) => g.poke(CORE + T.cleanup, 0x90));
     expectNothing(guest);
     expect(guest.monitor.refusals()).toEqual([
-      { reason: 'text-differs', count: 1, explanation: explain('text-differs'), detail: 'tiny: .text+0x80: the guest holds 0x90, the image 0xc3' },
+      {
+        reason: 'text-differs',
+        count: 1,
+        explanation: explain('text-differs'),
+        detail: 'tiny: .text+0x80: the guest holds 0x90, the image 0xc3',
+      },
     ]);
     expect(guest.reasons('module.refused')).toEqual(['text-differs']);
   });
@@ -200,7 +217,8 @@ describe('P9: the code is what was granted', () => {
 /** A privilege that records what happens to it. */
 function recording(trace: string[]): (engine: FakeEngine) => Privilege {
   return () => ({
-    kind: 'test', description: 'a test privilege',
+    kind: 'test',
+    description: 'a test privilege',
     attach: (target) => {
       trace.push('attach');
       target.setAllowed(trace, ['monitor-mwait']);
@@ -236,7 +254,12 @@ describe('P12: the end', () => {
     expect(trace).toEqual(['attach', 'raise', 'lower', 'raise', 'lower', 'raise', 'lower', 'raise', 'lower', 'detach']);
     expectClean(guest);
     expect(guest.events.map(({ event }) => event)).toEqual([
-      'module.registered', 'module.loaded', 'privilege.attached', 'module.live', 'privilege.detached', 'module.ended',
+      'module.registered',
+      'module.loaded',
+      'privilege.attached',
+      'module.live',
+      'privilege.detached',
+      'module.ended',
     ]);
   });
 
@@ -262,7 +285,10 @@ describe('P12: the end', () => {
     expectClean(guest);
     expect(guest.monitor.crossings).toMatchObject({ callIn: 2000, returnOut: 2000, refused: 0 });
     expect(guest.events.length).toBeLessThan(300); // and the stream is limited
-    expect(guest.monitor.modules()[0].callIns).toEqual([{ symbol: 'init_module', count: 1000 }, { symbol: 'cleanup_module', count: 1000 }]);
+    expect(guest.monitor.modules()[0].callIns).toEqual([
+      { symbol: 'init_module', count: 1000 },
+      { symbol: 'cleanup_module', count: 1000 },
+    ]);
   });
 
   test('P12 memory freed without a word: the next write or entry ends the instance', () => {

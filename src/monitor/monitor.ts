@@ -45,19 +45,37 @@ export interface MonitorOptions {
 export type Verdict = 'handled' | 'not-mine' | { stop: string };
 
 export interface CrossingCounters {
-  callIn: number; returnOut: number; callOut: number; returnIn: number; eventOut: number; resume: number; internal: number; refused: number;
+  callIn: number;
+  returnOut: number;
+  callOut: number;
+  returnIn: number;
+  eventOut: number;
+  resume: number;
+  internal: number;
+  refused: number;
 }
 export interface ModuleStatus {
   module: string;
   digest: string;
   granted: boolean;
   privileges: string[];
-  instances: { instance: number; state: 'loading' | 'live' | 'quarantined'; base: string; textPages: number; privatePages: number; crossings: number }[];
+  instances: {
+    instance: number;
+    state: 'loading' | 'live' | 'quarantined';
+    base: string;
+    textPages: number;
+    privatePages: number;
+    crossings: number;
+  }[];
   /** Over all instances, most frequent first. */
   callOuts: { symbol: string; count: number }[];
   callIns: { symbol: string; count: number }[];
 }
-export interface Counted<Reason extends string> { reason: Reason; count: number; explanation: string }
+export interface Counted<Reason extends string> {
+  reason: Reason;
+  count: number;
+  explanation: string;
+}
 
 /** Slots of the frame owner map are bytes; no guest needs more modules at once. */
 const MAX_INSTANCES = 64;
@@ -67,10 +85,22 @@ const USER_FAULT = 0x4;
 const PAGE_FAULT = 14;
 const INDIRECT = '(by pointer)';
 
-interface Registration extends RegisteredModule { readonly callOuts: Map<string, number>; readonly callIns: Map<string, number> }
+interface Registration extends RegisteredModule {
+  readonly callOuts: Map<string, number>;
+  readonly callIns: Map<string, number>;
+}
 
 export class Monitor {
-  readonly crossings: CrossingCounters = { callIn: 0, returnOut: 0, callOut: 0, returnIn: 0, eventOut: 0, resume: 0, internal: 0, refused: 0 };
+  readonly crossings: CrossingCounters = {
+    callIn: 0,
+    returnOut: 0,
+    callOut: 0,
+    returnIn: 0,
+    eventOut: 0,
+    resume: 0,
+    internal: 0,
+    refused: 0,
+  };
   private readonly engine: Engine;
   private readonly log: Log;
   private readonly emit: (body: AuditBody) => boolean;
@@ -108,11 +138,22 @@ export class Monitor {
 
   private decide(cpu: Cpu, exit: Exit): Verdict {
     switch (exit.kind) {
-      case 'io': return exit.write && exit.port === GATE_PORT ? this.gate(cpu, exit.address) : 'not-mine';
-      case 'fetch': return this.fetch(cpu, exit.address);
-      case 'event': return this.event(cpu, exit.event);
-      case 'mmio': return exit.write && exit.gpa < this.engine.memory.size ? this.ramWrite(cpu, exit.gpa, exit.size, exit.value) : 'not-mine';
-      case 'halt': case 'mwait': case 'msr': case 'window': case 'budget': case 'shutdown': case 'debug': return 'not-mine';
+      case 'io':
+        return exit.write && exit.port === GATE_PORT ? this.gate(cpu, exit.address) : 'not-mine';
+      case 'fetch':
+        return this.fetch(cpu, exit.address);
+      case 'event':
+        return this.event(cpu, exit.event);
+      case 'mmio':
+        return exit.write && exit.gpa < this.engine.memory.size ? this.ramWrite(cpu, exit.gpa, exit.size, exit.value) : 'not-mine';
+      case 'halt':
+      case 'mwait':
+      case 'msr':
+      case 'window':
+      case 'budget':
+      case 'shutdown':
+      case 'debug':
+        return 'not-mine';
     }
   }
 
@@ -135,12 +176,20 @@ export class Monitor {
       const callIns = new Map(registration.callIns);
       for (const instance of own) addCounts(instance, callOuts, callIns);
       return {
-        module: image.module, digest, granted: decision.granted,
+        module: image.module,
+        digest,
+        granted: decision.granted,
         privileges: decision.granted ? decision.privileges.map(({ description }) => description) : [],
         instances: own.map(({ instance, state, gateBase, textPages, privatePages, crossings }) => ({
-          instance, state: state === 'ended' ? 'quarantined' : state, base: hex(gateBase), textPages, privatePages, crossings,
+          instance,
+          state: state === 'ended' ? 'quarantined' : state,
+          base: hex(gateBase),
+          textPages,
+          privatePages,
+          crossings,
         })),
-        callOuts: sorted(callOuts), callIns: sorted(callIns),
+        callOuts: sorted(callOuts),
+        callIns: sorted(callIns),
       };
     });
   }
@@ -148,7 +197,10 @@ export class Monitor {
   /** Refusals and violations so far, with counts; `detail` is that of the last one. */
   refusals(): (Counted<RefusalReason> & { detail: string })[] {
     return [...this.refusalCounts].map(([reason, count]) => ({
-      reason, count, explanation: REFUSALS[reason], detail: this.refusalDetails.get(reason) ?? '',
+      reason,
+      count,
+      explanation: REFUSALS[reason],
+      detail: this.refusalDetails.get(reason) ?? '',
     }));
   }
   violations(): Counted<ViolationReason>[] {
@@ -169,7 +221,8 @@ export class Monitor {
     if (inside !== null) return this.gateInside(cpu, inside, address);
     for (const instance of this.instances) {
       const offset = address - instance.gateBase;
-      if (offset >= 0 && offset < instance.gateBytes && (offset & (GATE_SIZE - 1)) === 0) return this.gateOutside(cpu, instance, offset / GATE_SIZE, address);
+      if (offset >= 0 && offset < instance.gateBytes && (offset & (GATE_SIZE - 1)) === 0)
+        return this.gateOutside(cpu, instance, offset / GATE_SIZE, address);
     }
     return this.unknownGate(cpu, address);
   }
@@ -185,16 +238,20 @@ export class Monitor {
         count(instance, gate);
         return 'handled';
       }
-      case GATE.return: return this.returnOut(cpu, instance);
+      case GATE.return:
+        return this.returnOut(cpu, instance);
       case GATE.entry:
         // Init code is gone after init; the gate that led there still stands.
-        if (!instance.code.holds(instance.gateTarget[gate])) return this.violation(cpu, instance, 'wild-fetch', `to ${gateName(instance, gate)}, which is gone`);
+        if (!instance.code.holds(instance.gateTarget[gate]))
+          return this.violation(cpu, instance, 'wild-fetch', `to ${gateName(instance, gate)}, which is gone`);
         this.crossings.internal += 1;
         count(instance, gate);
         setRegisterAddress(cpu.registers, REG.rip, instance.gateTarget[gate]);
         return 'handled';
-      case GATE['re-entry']: return this.violation(cpu, instance, 'gate-misused', 're-entry gate reached from inside the module');
-      default: return 'not-mine'; // an `out` in the module's own text
+      case GATE['re-entry']:
+        return this.violation(cpu, instance, 'gate-misused', 're-entry gate reached from inside the module');
+      default:
+        return 'not-mine'; // an `out` in the module's own text
     }
   }
 
@@ -363,7 +420,11 @@ export class Monitor {
       const page = instance.gateBase;
       if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
     }
-    let best: { module: string; reason: RefusalReason; detail: string } = { module: '(unknown)', reason: 'not-registered', detail: `gate at ${hex(address)}` };
+    let best: { module: string; reason: RefusalReason; detail: string } = {
+      module: '(unknown)',
+      reason: 'not-registered',
+      detail: `gate at ${hex(address)}`,
+    };
     for (const registration of this.registrations) {
       for (const offset of matchingOffsets(cpu, memory, registration.image, address)) {
         const { image, decision } = registration;
@@ -389,12 +450,17 @@ export class Monitor {
     let instance: Instance;
     try {
       const { solution, placement, frames } = verify(cpu, this.engine.memory, image, gateBase, this.owners);
-      const overlap = [...placement.ranges, ...placement.initRanges].find((range) => this.border.occupied.some(({ start, end }) => range.start < end && range.end > start));
+      const overlap = [...placement.ranges, ...placement.initRanges].find((range) =>
+        this.border.occupied.some(({ start, end }) => range.start < end && range.end > start),
+      );
       if (overlap) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
       this.serial += 1;
       instance = new Instance(this.engine, this.owners, slot, this.serial, image, solution, placement, (page) => frames.get(page) ?? -1);
       if (placement.unguarded.length > 0) {
-        this.log.warn('constants share a page with kernel data and stay in guest memory', { module: image.module, sections: placement.unguarded });
+        this.log.warn('constants share a page with kernel data and stay in guest memory', {
+          module: image.module,
+          sections: placement.unguarded,
+        });
       }
     } catch (error) {
       if (error instanceof Refusal) return error;
@@ -406,7 +472,15 @@ export class Monitor {
     this.updateOccupied();
     instance.attach(privileges);
     const about = { module: image.module, instance: instance.instance };
-    if (this.emit({ event: 'module.loaded', ...about, base: hex(gateBase), textPages: instance.textPages, privatePages: instance.privatePages })) {
+    if (
+      this.emit({
+        event: 'module.loaded',
+        ...about,
+        base: hex(gateBase),
+        textPages: instance.textPages,
+        privatePages: instance.privatePages,
+      })
+    ) {
       this.log.info('module loaded and verified', { ...about, gates: hex(gateBase), textPages: instance.textPages });
     }
     for (const { description } of privileges) this.emit({ event: 'privilege.attached', ...about, privilege: description });
@@ -424,7 +498,8 @@ export class Monitor {
     this.crossings.refused += 1;
     this.refusalCounts.set(reason, (this.refusalCounts.get(reason) ?? 0) + 1);
     this.refusalDetails.set(reason, `${module}: ${detail}`);
-    if (this.emit({ event: 'module.refused', module, reason, detail })) this.log.warn(`refused: ${REFUSALS[reason]}`, { module, reason, detail });
+    if (this.emit({ event: 'module.refused', module, reason, detail }))
+      this.log.warn(`refused: ${REFUSALS[reason]}`, { module, reason, detail });
   }
 
   /** A breach by a thread of the module: what it was doing ends with -1 to the kernel. */

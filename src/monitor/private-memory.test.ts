@@ -3,7 +3,21 @@ import { describe, expect, test } from 'vitest';
 import { PAGE_SIZE, REG, setRegisterAddress } from '../engine/contract.ts';
 import { STATUS, STATUS_MAGIC, STATUS_VERSION } from '../policy/private-memory.ts';
 import {
-  CORE, ENTRY_RSP, G, Guest, granted, insideInner, KERNEL_TEXT, live, reg, registered, returnFromInner, STACK_TOP, T, tinyImage, violations,
+  CORE,
+  ENTRY_RSP,
+  G,
+  Guest,
+  granted,
+  insideInner,
+  KERNEL_TEXT,
+  live,
+  reg,
+  registered,
+  returnFromInner,
+  STACK_TOP,
+  T,
+  tinyImage,
+  violations,
 } from '../privileges/testing.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from './privilege.ts';
 
@@ -29,25 +43,28 @@ function switchStack(guest: Guest): number {
 }
 
 describe('private stacks', () => {
-  test.each(['interrupt', 'nmi', 'exception'] as const)('P6 an %s on one is delivered on the kernel stack behind it, and everything comes back', (type) => {
-    const guest = withStack();
-    const kernel = switchStack(guest);
-    const { words } = guest.cpu.registers;
-    words[REG.rax] = 0x5ec4e7n;
-    const before = [...words];
-    guest.handle(guest.cpu.event(CORE + T.faulting, { type, vector: 2 }));
-    const [handler] = guest.cpu.delivered;
-    expect(handler.view).toBe(guest.engine.untrusted);
-    expect(BigInt.asIntN(64, handler.registers[REG.rsp])).toBe(BigInt(kernel));
-    for (const index of [REG.rax, REG.rbp]) expect(handler.registers[index]).toBe(0n);
-    for (let index = 0; index < 16; index++) words[index] = 0xbadn;
-    guest.setRsp(kernel);
-    guest.handle(guest.cpu.fetch(CORE + T.faulting));
-    expect(guest.inside()).toBe(true);
-    before[REG.rip] = BigInt.asUintN(64, BigInt(CORE + T.faulting));
-    expect([...words]).toEqual(before);
-    expect(violations(guest)).toEqual([]);
-  });
+  test.each(['interrupt', 'nmi', 'exception'] as const)(
+    'P6 an %s on one is delivered on the kernel stack behind it, and everything comes back',
+    (type) => {
+      const guest = withStack();
+      const kernel = switchStack(guest);
+      const { words } = guest.cpu.registers;
+      words[REG.rax] = 0x5ec4e7n;
+      const before = [...words];
+      guest.handle(guest.cpu.event(CORE + T.faulting, { type, vector: 2 }));
+      const [handler] = guest.cpu.delivered;
+      expect(handler.view).toBe(guest.engine.untrusted);
+      expect(BigInt.asIntN(64, handler.registers[REG.rsp])).toBe(BigInt(kernel));
+      for (const index of [REG.rax, REG.rbp]) expect(handler.registers[index]).toBe(0n);
+      for (let index = 0; index < 16; index++) words[index] = 0xbadn;
+      guest.setRsp(kernel);
+      guest.handle(guest.cpu.fetch(CORE + T.faulting));
+      expect(guest.inside()).toBe(true);
+      before[REG.rip] = BigInt.asUintN(64, BigInt(CORE + T.faulting));
+      expect([...words]).toEqual(before);
+      expect(violations(guest)).toEqual([]);
+    },
+  );
 
   test('P2 only the kernel stack pointer behind it resumes it, once', () => {
     for (const rsp of [END - 0x100, ENTRY_RSP]) {
@@ -131,10 +148,13 @@ describe('private stacks', () => {
 
   test.each<[string, (guest: Guest) => unknown]>([
     ['a call by gate', (guest) => guest.callOut(CORE + T.innerAfterCall)],
-    ['a call by pointer', (guest) => {
-      guest.push(CORE + T.afterThunk);
-      return guest.handle(guest.cpu.fetch(KERNEL_TEXT));
-    }],
+    [
+      'a call by pointer',
+      (guest) => {
+        guest.push(CORE + T.afterThunk);
+        return guest.handle(guest.cpu.fetch(KERNEL_TEXT));
+      },
+    ],
   ])('P4 %s from a private stack is a violation, whatever the guest has put behind it', (_, leave) => {
     const guest = withStack();
     switchStack(guest);
@@ -147,7 +167,10 @@ describe('private stacks', () => {
   test.each<[string, (guest: Guest) => void]>([
     ['in private memory that is no stack', () => {}],
     ['on a private stack whose kernel stack pointer is none', (guest) => page(guest).setBigInt64(PAGE_SIZE - 8, 0x1234n, true)],
-    ['on a private stack whose kernel stack pointer is private', (guest) => page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(PRIVATE + 64), true)],
+    [
+      'on a private stack whose kernel stack pointer is private',
+      (guest) => page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(PRIVATE + 64), true),
+    ],
   ])('P4 an event with the stack pointer %s is a violation', (name, spoil) => {
     const guest = name.startsWith('in') ? live() : withStack();
     switchStack(guest);

@@ -19,7 +19,10 @@ export interface PrivateSection {
 }
 
 /** Memory of one page, by the address that the module knows it at. */
-export interface PrivatePage { readonly address: number; readonly bytes: Uint8Array }
+export interface PrivatePage {
+  readonly address: number;
+  readonly bytes: Uint8Array;
+}
 
 interface PrivateStack {
   readonly start: number;
@@ -34,7 +37,11 @@ export class PrivateMemory {
   private readonly pages: ReadonlyMap<number, Uint8Array>;
   private readonly stacks: readonly PrivateStack[];
 
-  constructor(private readonly image: ImageSource, private readonly bases: Float64Array, pages: readonly PrivatePage[]) {
+  constructor(
+    private readonly image: ImageSource,
+    private readonly bases: Float64Array,
+    pages: readonly PrivatePage[],
+  ) {
     this.pages = new Map(pages.map(({ address, bytes }) => [address, bytes]));
     this.ranges = pages.map(({ address }) => ({ start: address, end: address + PAGE_SIZE }));
     this.stacks = image.sections.flatMap(({ name, role, size }, index) => {
@@ -42,7 +49,9 @@ export class PrivateMemory {
       const end = start + size;
       const first = this.pages.get(start);
       const last = this.pages.get(end - PAGE_SIZE);
-      return role === 'private' && name.startsWith(STACK_SECTION) && first && last ? [{ start, end, first: viewOf(first), last: viewOf(last) }] : [];
+      return role === 'private' && name.startsWith(STACK_SECTION) && first && last
+        ? [{ start, end, first: viewOf(first), last: viewOf(last) }]
+        : [];
     });
   }
 
@@ -53,7 +62,8 @@ export class PrivateMemory {
     const base = this.bases[index];
     const { size } = this.image.sections[index];
     const write = (offset: number, bytes: Uint8Array) => {
-      if (!(offset >= 0 && offset + bytes.length <= size)) throw new RangeError(`${bytes.length} bytes at ${offset} of ${name}, which has ${size}`);
+      if (!(offset >= 0 && offset + bytes.length <= size))
+        throw new RangeError(`${bytes.length} bytes at ${offset} of ${name}, which has ${size}`);
       for (let done = 0; done < bytes.length; ) {
         const at = (offset + done) % PAGE_SIZE;
         const part = bytes.subarray(done, done + PAGE_SIZE - at);

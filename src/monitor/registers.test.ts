@@ -2,7 +2,18 @@
 import { describe, expect, test } from 'vitest';
 import { REG, setRegisterAddress } from '../engine/contract.ts';
 import {
-  CORE, ENTRY_RSP, G, type Guest, insideInner, KERNEL_TEXT, live, reg, returnFromInner, STACK_TOP, T, violations,
+  CORE,
+  ENTRY_RSP,
+  G,
+  type Guest,
+  insideInner,
+  KERNEL_TEXT,
+  live,
+  reg,
+  returnFromInner,
+  STACK_TOP,
+  T,
+  violations,
 } from '../privileges/testing.ts';
 
 describe('P5: sealed return addresses', () => {
@@ -11,7 +22,10 @@ describe('P5: sealed return addresses', () => {
     guest.callOut(CORE + T.innerAfterCall);
   };
   // From the stack pointer at the call-out: return slot, %rbx, return into probe, 16 bytes of probe, return gate.
-  test.each([['into probe', 16], ['of the entry', 40]])('P5 the return address %s changed during a call-out', (_, offset) => {
+  test.each([
+    ['into probe', 16],
+    ['of the entry', 40],
+  ])('P5 the return address %s changed during a call-out', (_, offset) => {
     for (const value of [CORE + T.innerAfterCall, KERNEL_TEXT, 0]) {
       const guest = live();
       away(guest);
@@ -46,7 +60,10 @@ describe('P5: sealed return addresses', () => {
     expect(guest.rip()).toBe(CORE + T.innerAfterCall);
   });
 
-  test.each([['return address', 8], ['saved frame pointer', 0]])('P5 with a frame pointer: its %s is sealed', (_, offset) => {
+  test.each([
+    ['return address', 8],
+    ['saved frame pointer', 0],
+  ])('P5 with a frame pointer: its %s is sealed', (_, offset) => {
     for (const change of [false, true]) {
       const guest = live();
       guest.call(G.withBp);
@@ -126,29 +143,32 @@ describe('P6: registers', () => {
     expect(guest.cpu.registers.words[REG.rflags] & 0x4_7000n).toBe(0x4_7000n); // the kernel's own come back
   });
 
-  test.each(['interrupt', 'nmi', 'exception', 'software'] as const)('P6 an %s finds no register of the module, and everything comes back', (type) => {
-    const guest = live();
-    insideInner(guest);
-    const rsp = guest.rsp();
-    const { words } = guest.cpu.registers;
-    for (let index = 0; index < 16; index++) if (index !== REG.rsp) words[index] = 0x5ec4_e700n + BigInt(index);
-    words[REG.rflags] = 0x2d7n;
-    const before = [...words];
-    guest.handle(guest.cpu.event(CORE + T.warn, { type, vector: 2 }));
-    const [handler] = guest.cpu.delivered;
-    expect(handler.view).toBe(guest.engine.untrusted);
-    for (let index = 0; index < 16; index++) if (index !== REG.rsp) expect(handler.registers[index]).toBe(0n);
-    expect(handler.registers[REG.rip]).toBe(BigInt.asUintN(64, BigInt(CORE + T.warn)));
-    expect(handler.registers[REG.rflags]).toBe(0x202n);
-    for (let index = 0; index < 16; index++) words[index] = 0xbadn;
-    guest.setRsp(rsp);
-    words[REG.rflags] = 0x4_0702n;
-    guest.handle(guest.cpu.fetch(CORE + T.warn));
-    expect(guest.inside()).toBe(true);
-    before[REG.rip] = BigInt.asUintN(64, BigInt(CORE + T.warn));
-    expect([...words]).toEqual(before);
-    expect(guest.monitor.crossings).toMatchObject({ eventOut: 1, resume: 1 });
-  });
+  test.each(['interrupt', 'nmi', 'exception', 'software'] as const)(
+    'P6 an %s finds no register of the module, and everything comes back',
+    (type) => {
+      const guest = live();
+      insideInner(guest);
+      const rsp = guest.rsp();
+      const { words } = guest.cpu.registers;
+      for (let index = 0; index < 16; index++) if (index !== REG.rsp) words[index] = 0x5ec4_e700n + BigInt(index);
+      words[REG.rflags] = 0x2d7n;
+      const before = [...words];
+      guest.handle(guest.cpu.event(CORE + T.warn, { type, vector: 2 }));
+      const [handler] = guest.cpu.delivered;
+      expect(handler.view).toBe(guest.engine.untrusted);
+      for (let index = 0; index < 16; index++) if (index !== REG.rsp) expect(handler.registers[index]).toBe(0n);
+      expect(handler.registers[REG.rip]).toBe(BigInt.asUintN(64, BigInt(CORE + T.warn)));
+      expect(handler.registers[REG.rflags]).toBe(0x202n);
+      for (let index = 0; index < 16; index++) words[index] = 0xbadn;
+      guest.setRsp(rsp);
+      words[REG.rflags] = 0x4_0702n;
+      guest.handle(guest.cpu.fetch(CORE + T.warn));
+      expect(guest.inside()).toBe(true);
+      before[REG.rip] = BigInt.asUintN(64, BigInt(CORE + T.warn));
+      expect([...words]).toEqual(before);
+      expect(guest.monitor.crossings).toMatchObject({ eventOut: 1, resume: 1 });
+    },
+  );
 
   test('P6 vector registers are saved and scrubbed inside an FPU section, and left alone outside', () => {
     const guest = live({ tiny: { vector: true } });
@@ -182,7 +202,10 @@ describe('P6: registers', () => {
 
   test('P6 a WARN goes on behind its ud2; elsewhere, and for interrupts, RIP + 2 is a mismatch', () => {
     for (const [at, vector, type, ok] of [
-      [T.warn, 6, 'exception', true], [T.warn, 6, 'interrupt', false], [T.warn, 13, 'exception', false], [T.faulting, 6, 'exception', false],
+      [T.warn, 6, 'exception', true],
+      [T.warn, 6, 'interrupt', false],
+      [T.warn, 13, 'exception', false],
+      [T.faulting, 6, 'exception', false],
     ] as const) {
       const guest = live();
       insideInner(guest);
@@ -193,7 +216,7 @@ describe('P6: registers', () => {
     }
   });
 
-  test('P6 an exception fixup does what the image\'s table says, whatever the handler left in the registers', () => {
+  test("P6 an exception fixup does what the image's table says, whatever the handler left in the registers", () => {
     const guest = live();
     insideInner(guest);
     setRegisterAddress(guest.cpu.registers, REG.rsi, 0x1234);
@@ -213,7 +236,13 @@ describe('P6: registers', () => {
     insideInner(guest);
     guest.handle(guest.cpu.event(CORE + T.warn, { vector: 32 }));
     const rsp = guest.rsp();
-    for (const [pointer, address] of [[rsp - 8, T.warn], [rsp + 8, T.warn], [rsp, T.fixup], [rsp, T.warn + 2], [rsp, T.warn + 1]]) {
+    for (const [pointer, address] of [
+      [rsp - 8, T.warn],
+      [rsp + 8, T.warn],
+      [rsp, T.fixup],
+      [rsp, T.warn + 2],
+      [rsp, T.warn + 1],
+    ]) {
       guest.setRsp(pointer);
       guest.handle(guest.cpu.fetch(CORE + address));
       expect(guest.inside()).toBe(false);
@@ -232,7 +261,10 @@ describe('P6: registers', () => {
     expect(guest.inside()).toBe(false);
   });
 
-  test.each([['call', G.kfunc, 0], ['return', G.return, 8]])('P6 an event at a %s gate resumes at the gate', (_, gate, popped) => {
+  test.each([
+    ['call', G.kfunc, 0],
+    ['return', G.return, 8],
+  ])('P6 an event at a %s gate resumes at the gate', (_, gate, popped) => {
     const guest = live();
     guest.call(G.probe);
     guest.setRsp(guest.rsp() + popped);

@@ -19,7 +19,10 @@ export interface PlacedPage {
   readonly bytes: Uint8Array;
 }
 /** Linear addresses [start, end). */
-export interface LinearRange { readonly start: number; readonly end: number }
+export interface LinearRange {
+  readonly start: number;
+  readonly end: number;
+}
 export interface Placement {
   readonly pages: readonly PlacedPage[];
   /** Whole pages of every solved section, the guest's data of the module included, merged: first what stays, then what goes after init. */
@@ -50,10 +53,15 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
     .sort((a, b) => a.base - b.base);
   for (let i = 1; i < placed.length; i++) {
     const [before, after] = [placed[i - 1], placed[i]];
-    if (after.base < before.end) throw new Refusal('sections-overlap', `${before.section.name} and ${after.section.name} at ${hex(after.base)}`);
+    if (after.base < before.end)
+      throw new Refusal('sections-overlap', `${before.section.name} and ${after.section.name} at ${hex(after.base)}`);
   }
   const rangesOf = (init: boolean) =>
-    mergeRanges(placed.filter(({ section }) => section.init === init).map(({ base, end }) => ({ start: pageOf(base), end: pageOf(end - 1) + PAGE_SIZE })));
+    mergeRanges(
+      placed
+        .filter(({ section }) => section.init === init)
+        .map(({ base, end }) => ({ start: pageOf(base), end: pageOf(end - 1) + PAGE_SIZE })),
+    );
   const [ranges, initRanges] = [rangesOf(false), rangesOf(true)];
   for (const [symbol, value] of imports) {
     // One page below counts as inside: nothing that a kernel exports ends in a module's first bytes.
@@ -115,11 +123,22 @@ function relocated(section: ImageSection, base: number, bases: Float64Array, imp
       return word;
     };
     switch (type) {
-      case RELOCATION.PC32: case RELOCATION.PLT32: words.setInt32(offset, fits(-(2 ** 31), 2 ** 31 - 1, distance), true); break;
-      case RELOCATION.R32: words.setUint32(offset, fits(0, 2 ** 32 - 1, value), true); break;
-      case RELOCATION.R32S: words.setInt32(offset, fits(-(2 ** 31), 2 ** 31 - 1, value), true); break;
-      case RELOCATION.R64: words.setBigInt64(offset, BigInt(fits(-(2 ** 47), 2 ** 47 - 1, value)), true); break;
-      case RELOCATION.PC64: words.setBigInt64(offset, BigInt(fits(-(2 ** 48), 2 ** 48, distance)), true); break;
+      case RELOCATION.PC32:
+      case RELOCATION.PLT32:
+        words.setInt32(offset, fits(-(2 ** 31), 2 ** 31 - 1, distance), true);
+        break;
+      case RELOCATION.R32:
+        words.setUint32(offset, fits(0, 2 ** 32 - 1, value), true);
+        break;
+      case RELOCATION.R32S:
+        words.setInt32(offset, fits(-(2 ** 31), 2 ** 31 - 1, value), true);
+        break;
+      case RELOCATION.R64:
+        words.setBigInt64(offset, BigInt(fits(-(2 ** 47), 2 ** 47 - 1, value)), true);
+        break;
+      case RELOCATION.PC64:
+        words.setBigInt64(offset, BigInt(fits(-(2 ** 48), 2 ** 48, distance)), true);
+        break;
     }
   }
   return bytes;

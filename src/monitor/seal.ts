@@ -11,7 +11,10 @@ import type { ViolationReason } from './reasons.ts';
 import type { StackAccess } from './stack.ts';
 
 export class Seals {
-  constructor(private readonly frames: Frames, private readonly stack: StackAccess) {}
+  constructor(
+    private readonly frames: Frames,
+    private readonly stack: StackAccess,
+  ) {}
 
   /** Seals for a call-out whose return address is `address`; `pointer` is RSP after that return. Null, or what is wrong. */
   sealCall(frame: number, instance: Instance, address: number, pointer: number, rbp: number): ViolationReason | null {

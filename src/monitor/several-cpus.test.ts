@@ -2,7 +2,20 @@
 import { describe, expect, test } from 'vitest';
 import { REG, setRegisterAddress } from '../engine/contract.ts';
 import {
-  CORE, ENTRY_RSP, G, granted, Guest, insideInner, KERNEL_TEXT, live, registered, STACK, status, T, tinyImage, violations,
+  CORE,
+  ENTRY_RSP,
+  G,
+  granted,
+  Guest,
+  insideInner,
+  KERNEL_TEXT,
+  live,
+  registered,
+  STACK,
+  status,
+  T,
+  tinyImage,
+  violations,
 } from '../privileges/testing.ts';
 
 const STACKS = 0x10_0000;

@@ -11,7 +11,10 @@ import type { RefusalReason } from './reasons.ts';
 
 /** Thrown while a module is placed, caught by the loader. Never leaves the monitor. */
 export class Refusal extends Error {
-  constructor(readonly reason: RefusalReason, readonly detail: string) {
+  constructor(
+    readonly reason: RefusalReason,
+    readonly detail: string,
+  ) {
     super(`${reason}: ${detail}`);
   }
 }
@@ -81,14 +84,20 @@ function checkBase(name: string, base: number, size: number, align: number): voi
 function targetOf(relocation: ImageRelocation, words: DataView, place: number): number {
   const { offset, type } = relocation;
   switch (type) {
-    case RELOCATION.PC32: case RELOCATION.PLT32: return place + words.getInt32(offset, true);
-    case RELOCATION.R32: return words.getUint32(offset, true);
-    case RELOCATION.R32S: return words.getInt32(offset, true);
-    case RELOCATION.R64: return joinAddress(words.getUint32(offset, true), words.getUint32(offset + 4, true));
+    case RELOCATION.PC32:
+    case RELOCATION.PLT32:
+      return place + words.getInt32(offset, true);
+    case RELOCATION.R32:
+      return words.getUint32(offset, true);
+    case RELOCATION.R32S:
+      return words.getInt32(offset, true);
+    case RELOCATION.R64:
+      return joinAddress(words.getUint32(offset, true), words.getUint32(offset + 4, true));
     case RELOCATION.PC64: {
       const value = BigInt.asIntN(64, BigInt(place) + words.getBigInt64(offset, true));
       return value >= -(2n ** 47n) && value < 2n ** 47n ? Number(value) : Number.NaN;
     }
-    default: return Number.NaN; // createImage lets no other type through
+    default:
+      return Number.NaN; // createImage lets no other type through
   }
 }

@@ -10,7 +10,10 @@ export class StackAccess {
   private frame = -1;
 
   /** `owners`: per guest frame, 0 or the instance slot whose text or gates it holds. */
-  constructor(private readonly memory: GuestMemory, private readonly owners: Uint8Array) {}
+  constructor(
+    private readonly memory: GuestMemory,
+    private readonly owners: Uint8Array,
+  ) {}
 
   /** Forgets the translation of the crossing before: the guest may have changed its page tables since. */
   begin(cpu: Cpu): void {

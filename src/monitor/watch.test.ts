@@ -19,7 +19,8 @@ function watched(): { guest: Guest; watch: Watch } {
   expect(watch.full(guest.cpu)).toBeUndefined();
   return { guest, watch };
 }
-const changePage = (guest: Guest, change: (page: FixedPage) => FixedPage) => guest.cpu.view.setFixedPages(guest.cpu.view.fixedPages.map(change));
+const changePage = (guest: Guest, change: (page: FixedPage) => FixedPage) =>
+  guest.cpu.view.setFixedPages(guest.cpu.view.fixedPages.map(change));
 const frameOf = (guest: Guest, address: number) => guest.cpu.translate(address, false);
 
 describe('P1: privileges', () => {
@@ -42,13 +43,19 @@ describe('P1: privileges', () => {
     const { guest, watch } = watched();
     guest.engine.hide([{ start: WINDOW.start, end: WINDOW.end - 1 }]);
     expect(watch.full(guest.cpu)).toContain('is not hidden from everyone else');
-    guest.engine.hide([{ start: WINDOW.start + 0x1000, end: WINDOW.end }, { start: WINDOW.start, end: WINDOW.start + 0x1000 }]);
+    guest.engine.hide([
+      { start: WINDOW.start + 0x1000, end: WINDOW.end },
+      { start: WINDOW.start, end: WINDOW.start + 0x1000 },
+    ]);
     expect(watch.full(guest.cpu)).toBeUndefined();
   });
 });
 
 describe('P2, P3: code', () => {
-  test.each([['writable', PERMISSION.write], ['executable', PERMISSION.execute]])('text that is %s in the untrusted view', (word, permission) => {
+  test.each([
+    ['writable', PERMISSION.write],
+    ['executable', PERMISSION.execute],
+  ])('text that is %s in the untrusted view', (word, permission) => {
     const { guest, watch } = watched();
     guest.engine.protect(frameOf(guest, CORE), PERMISSION.read | permission);
     expect(watch.full(guest.cpu)).toMatch(new RegExp(`text at 0xffffffffc0100000 .* is ${word} in the untrusted view`));
@@ -59,7 +66,7 @@ describe('P2, P3: code', () => {
     guest.engine.protect(frameOf(guest, CORE + 0x1000), ALL);
     expect(watch.full(guest.cpu)).toContain('gates at 0xffffffffc0101000');
   });
-  test('what the guest maps at the module\'s addresses later is its own affair; the frame of the text stays watched', () => {
+  test("what the guest maps at the module's addresses later is its own affair; the frame of the text stays watched", () => {
     const { guest, watch } = watched();
     const frame = frameOf(guest, CORE);
     guest.tables.map(CORE, 0x60_0000);

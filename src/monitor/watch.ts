@@ -29,7 +29,10 @@ export class Watch {
   private views = 0;
   private newest = 0;
 
-  constructor(private readonly engine: Engine, private readonly every = FULL_EVERY) {}
+  constructor(
+    private readonly engine: Engine,
+    private readonly every = FULL_EVERY,
+  ) {}
 
   /** After a crossing of `cpu`, on its thread. What is wrong, or undefined. */
   crossed(cpu: Cpu): string | undefined {

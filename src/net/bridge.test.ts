@@ -7,7 +7,9 @@ function wire() {
   const sent: Uint8Array[] = [];
   const backend: NetworkBackend & { closed: boolean } = {
     closed: false,
-    send: (frame) => void sent.push(frame), receive: () => true, ready: () => {},
+    send: (frame) => void sent.push(frame),
+    receive: () => true,
+    ready: () => {},
     close: () => void (backend.closed = true),
   };
   return { sent, backend };
@@ -92,7 +94,8 @@ test('a worker that sleeps on the signal word is woken, and wakes this thread', 
   const { sent, backend } = wire();
   const network = bridgeNetwork(memory, backend);
   // The worker copies each record from the second ring to the first by hand: the layout is the contract between threads.
-  const worker = new Worker(`
+  const worker = new Worker(
+    `
     const { workerData: memory } = require('node:worker_threads');
     const half = memory.byteLength / 2;
     const out = new Int32Array(memory, 0), into = new Int32Array(memory, half);
@@ -103,7 +106,9 @@ test('a worker that sleeps on the signal word is woken, and wakes this thread', 
     Atomics.store(out, 1, length);
     Atomics.add(out, 3, 1);
     Atomics.notify(out, 3);
-  `, { eval: true, workerData: memory });
+  `,
+    { eval: true, workerData: memory },
+  );
   backend.receive(frame(777, 5));
   await vi.waitFor(() => expect(sent).toEqual([frame(777, 5)]), 10_000);
   await worker.terminate();

@@ -140,7 +140,9 @@ export function bridgeCard(memory: SharedArrayBuffer, options: BridgeOptions = {
 }
 
 /** Node has Atomics.waitAsync (ECMAScript 2024), the type library for ES2023 does not. */
-interface AsyncAtomics { waitAsync(words: Int32Array, index: number, value: number): { async: boolean; value: string | Promise<string> } }
+interface AsyncAtomics {
+  waitAsync(words: Int32Array, index: number, value: number): { async: boolean; value: string | Promise<string> };
+}
 
 /** The end in the back end's thread. It wakes itself by the signal word, without blocking the thread. */
 export function bridgeNetwork(memory: SharedArrayBuffer, backend: NetworkBackend, options: BridgeOptions = {}): NetworkSide {

@@ -111,7 +111,12 @@ export function putTransportChecksum(frame: Uint8Array, field: number): void {
 
 /** A UDP datagram in one frame. `payload` is at most 65000 bytes. */
 export function buildUdp(
-  destinationMac: number, sourceMac: number, source: number, sourcePort: number, destination: number, destinationPort: number,
+  destinationMac: number,
+  sourceMac: number,
+  source: number,
+  sourcePort: number,
+  destination: number,
+  destinationPort: number,
   payload: Uint8Array,
 ): Uint8Array {
   const frame = buildEthernet(PAYLOAD + UDP_HEADER + payload.length, destinationMac, sourceMac, ETHERTYPE.ipv4);
@@ -125,7 +130,13 @@ export function buildUdp(
 }
 
 /** Where an IPv4 packet's parts lie in its frame. One object is reused: copy what must last. */
-export interface Ipv4Packet { start: number; end: number; protocol: number; source: number; destination: number }
+export interface Ipv4Packet {
+  start: number;
+  end: number;
+  protocol: number;
+  source: number;
+  destination: number;
+}
 
 /**
  * Checks the IPv4 header of a frame of type IPv4, and fills `into`. False when it is truncated, has a wrong version, length or

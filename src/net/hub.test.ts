@@ -2,7 +2,10 @@ import { expect, test } from 'vitest';
 import { buildEthernet } from './ethernet.ts';
 import { createHub, hubNamed } from './hub.ts';
 
-const A = 0x5254_0000_0001, B = 0x5254_0000_0002, C = 0x5254_0000_0003, ALL = 0xffff_ffff_ffff;
+const A = 0x5254_0000_0001,
+  B = 0x5254_0000_0002,
+  C = 0x5254_0000_0003,
+  ALL = 0xffff_ffff_ffff;
 
 function cards(count: number, hub = createHub()) {
   return Array.from({ length: count }, () => {

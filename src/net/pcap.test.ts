@@ -51,7 +51,11 @@ test('many frames, each of the largest size, are all there', () => {
 test.skipIf(!existsSync('/dev/full'))('a full disk ends the capture with one warning, and the network goes on', () => {
   const warnings: string[] = [];
   const { backend, sent } = wire();
-  const capture = withPcap(backend, { to: openSync('/dev/full', 'w'), log: createLog('net', (record) => warnings.push(record.message)), now: () => 0 });
+  const capture = withPcap(backend, {
+    to: openSync('/dev/full', 'w'),
+    log: createLog('net', (record) => warnings.push(record.message)),
+    now: () => 0,
+  });
   for (let i = 0; i < 200; i++) capture.send(new Uint8Array(1500));
   capture.close();
   expect(sent).toHaveLength(200);

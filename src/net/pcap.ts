@@ -49,7 +49,10 @@ class Capture implements PcapBackend {
   private missed = 0;
   private card: (frame: Uint8Array) => boolean = () => true;
 
-  constructor(private readonly inner: NetworkBackend, private readonly options: PcapOptions) {
+  constructor(
+    private readonly inner: NetworkBackend,
+    private readonly options: PcapOptions,
+  ) {
     const { to } = options;
     try {
       this.fd = typeof to === 'number' ? to : openSync(to, 'w', 0o600);

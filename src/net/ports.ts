@@ -4,7 +4,9 @@
  */
 
 /** A timer that calls back once when the clock reaches `time` (ns); `Infinity` disarms it. */
-export interface Timer { arm(time: number): void }
+export interface Timer {
+  arm(time: number): void;
+}
 
 /** The machine's time, ns since the VM started. */
 export interface Clock {

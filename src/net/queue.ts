@@ -7,7 +7,10 @@ export class ReceiveQueue {
   dropped = 0;
 
   /** `offer` gives a frame to the card; false = no room. At most `limit` frames wait. */
-  constructor(private readonly offer: (frame: Uint8Array) => boolean, private readonly limit: number) {}
+  constructor(
+    private readonly offer: (frame: Uint8Array) => boolean,
+    private readonly limit: number,
+  ) {}
 
   get length(): number {
     return this.frames.length - this.head;

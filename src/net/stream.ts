@@ -20,7 +20,9 @@ const RECEIVE_LIMIT = 65536;
 export interface StreamBackend extends NetworkBackend {
   statistics(): Record<string, number>;
 }
-export interface StreamOptions { log: Log }
+export interface StreamOptions {
+  log: Log;
+}
 
 /** Connects. Rejects with UserError when nobody listens there. */
 export function connectStream(address: StreamAddress, options: StreamOptions): Promise<StreamBackend> {

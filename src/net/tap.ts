@@ -24,7 +24,9 @@ const POLLFD = 8;
 /** Frames taken in one go before other work gets its turn. */
 const BURST = 256;
 
-export interface TapOptions { log: Log }
+export interface TapOptions {
+  log: Log;
+}
 export interface TapBackend extends NetworkBackend {
   /** The interface's name, which the kernel may have completed ("tap%d"). */
   readonly interfaceName: string;
@@ -91,7 +93,11 @@ class Tap implements TapBackend {
   private held: Uint8Array | undefined;
   private readonly counters = { rxFrames: 0, txFrames: 0, txDropped: 0 };
 
-  constructor(private readonly fd: number, readonly interfaceName: string, private readonly log: Log) {
+  constructor(
+    private readonly fd: number,
+    readonly interfaceName: string,
+    private readonly log: Log,
+  ) {
     this.wait();
   }
 

@@ -57,9 +57,13 @@ export async function openUser(options: UserOptions): Promise<StreamBackend> {
 }
 
 function find(program: string): string {
-  const candidates = isAbsolute(program) || program.includes('/')
-    ? [program]
-    : (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '').map((folder) => join(folder, program));
+  const candidates =
+    isAbsolute(program) || program.includes('/')
+      ? [program]
+      : (process.env.PATH ?? '')
+          .split(delimiter)
+          .filter((folder) => folder !== '')
+          .map((folder) => join(folder, program));
   for (const candidate of candidates) {
     try {
       accessSync(candidate, constants.X_OK);

@@ -45,7 +45,12 @@ describe('the audit chain', () => {
     ['an added line', (lines) => lines.toSpliced(3, 0, '{"event":"x"}'), 4, 'carries no hash'],
     ['a space added to the last line', (lines) => lines.with(6, `${lines[6]} `), 7, 'is no event'],
     ['a line that is no JSON', (lines) => lines.with(3, 'x'), 4, 'is no event'],
-    ['a changed number in the last line', (lines) => lines.with(6, lines[6].replace('"events":5', '"events":4')), 7, 'ends a run of 4 events; 5 are here'],
+    [
+      'a changed number in the last line',
+      (lines) => lines.with(6, lines[6].replace('"events":5', '"events":4')),
+      7,
+      'ends a run of 4 events; 5 are here',
+    ],
     ['events behind the end', (lines) => [...lines, JSON.stringify({ event: 'x', previous: sha256(lines[6]) })], 8, 'its start is missing'],
   ])('finds %s', (_, change, line, problem) => {
     expect(read(change(run())).findings[0]).toEqual({ line, problem: expect.stringContaining(problem) });
@@ -71,19 +76,31 @@ describe('the audit chain', () => {
   test('any single change of any byte is noticed', () => {
     const lines = run();
     const text = lines.join('\n');
-    fc.assert(fc.property(fc.nat(text.length - 1), fc.integer({ min: 0x20, max: 0x7e }), (at, code) => {
-      const changed = text.slice(0, at) + String.fromCharCode(code) + text.slice(at + 1);
-      fc.pre(changed !== text);
-      expect(holds(changed.split('\n'))).toBe(false);
-    }));
+    fc.assert(
+      fc.property(fc.nat(text.length - 1), fc.integer({ min: 0x20, max: 0x7e }), (at, code) => {
+        const changed = text.slice(0, at) + String.fromCharCode(code) + text.slice(at + 1);
+        fc.pre(changed !== text);
+        expect(holds(changed.split('\n'))).toBe(false);
+      }),
+    );
   });
 
   test('hostile lines are no events, never an exception', () => {
-    fc.assert(fc.property(fc.array(fc.oneof(fc.uint8Array(), fc.json().map((text) => Buffer.from(text)))), (lines) => {
-      const reader = new ChainReader();
-      for (const line of lines) reader.line(line);
-      expect(reader.report().lines).toBe(lines.length);
-      if (lines.length > 0) expect(reader.report().findings.length).toBeGreaterThan(0);
-    }));
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.oneof(
+            fc.uint8Array(),
+            fc.json().map((text) => Buffer.from(text)),
+          ),
+        ),
+        (lines) => {
+          const reader = new ChainReader();
+          for (const line of lines) reader.line(line);
+          expect(reader.report().lines).toBe(lines.length);
+          if (lines.length > 0) expect(reader.report().findings.length).toBeGreaterThan(0);
+        },
+      ),
+    );
   });
 });

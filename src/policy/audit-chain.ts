@@ -41,7 +41,10 @@ export class ChainWriter {
   }
 }
 
-export interface ChainFinding { line: number; problem: string }
+export interface ChainFinding {
+  line: number;
+  problem: string;
+}
 export interface ChainReport {
   lines: number;
   runs: number;

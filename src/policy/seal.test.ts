@@ -19,7 +19,10 @@ test.each([1, 32, SECRET_LIMIT])('%i bytes come back, and do not show in what is
 
 test('every changed byte, another VMM, module or name, and no seal at all are refused', () => {
   const sealed = Buffer.from(sealSecret(Buffer.from('a secret'), vmm.publicKey, context), 'base64');
-  const open = (bytes: Buffer, key = vmm.privateKey, where = context) => () => openSecret(bytes.toString('base64'), key, where);
+  const open =
+    (bytes: Buffer, key = vmm.privateKey, where = context) =>
+    () =>
+      openSecret(bytes.toString('base64'), key, where);
   expect(open(sealed)().toString()).toBe('a secret');
   for (let at = 0; at < sealed.length; at++) {
     const changed = Buffer.from(sealed);
@@ -35,7 +38,9 @@ test('every changed byte, another VMM, module or name, and no seal at all are re
 test('no secret, too long a secret, and keys of another kind are errors that say so', () => {
   expect(() => sealSecret(Buffer.alloc(0), vmm.publicKey, context)).toThrow(/has 0 bytes/);
   expect(() => sealSecret(Buffer.alloc(SECRET_LIMIT + 1), vmm.publicKey, context)).toThrow(/has 4097 bytes/);
-  expect(() => sealSecret(Buffer.alloc(8), generateKeyPair().publicKey, context)).toThrow(/expected an X25519 public key in PEM, found ed25519/);
+  expect(() => sealSecret(Buffer.alloc(8), generateKeyPair().publicKey, context)).toThrow(
+    /expected an X25519 public key in PEM, found ed25519/,
+  );
   expect(() => checkVmmKey('nonsense')).toThrow(/expected an X25519 private key in PEM, found something else/);
   expect(() => checkVmmKey(vmm.privateKey)).not.toThrow();
 });

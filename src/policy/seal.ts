@@ -4,7 +4,14 @@
  * that nobody, not even another administrator whom the VMM trusts, can hand the same sealed secret to another module.
  */
 import {
-  createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, diffieHellman, generateKeyPairSync, hkdfSync, type KeyObject,
+  createCipheriv,
+  createDecipheriv,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  hkdfSync,
+  type KeyObject,
 } from 'node:crypto';
 import { UserError } from '../base/errors.ts';
 import { SECRET_LIMIT } from './private-memory.ts';
@@ -54,7 +61,8 @@ export function openSecret(sealed: string, vmmPrivateKey: string, context: SealC
   const bytes = Buffer.from(sealed, 'base64');
   const refused = new UserError(
     `secret ${context.name} was not sealed for this VMM key and this module, or was changed`,
-    'seal it again: portcullis grant with the public key of this VMM', 'refused',
+    'seal it again: portcullis grant with the public key of this VMM',
+    'refused',
   );
   if (bytes.length <= KEY_BYTES + TAG_BYTES || bytes.length > KEY_BYTES + TAG_BYTES + SECRET_LIMIT) throw refused;
   const ephemeral = bytes.subarray(0, KEY_BYTES);
@@ -93,5 +101,8 @@ function vmmKey(read: () => KeyObject, kind: 'private' | 'public'): KeyObject {
     key = undefined;
   }
   if (key?.asymmetricKeyType === 'x25519') return key;
-  throw new UserError(`expected an X25519 ${kind} key in PEM, found ${key?.asymmetricKeyType ?? 'something else'}`, 'make a key pair with: portcullis keygen --vmm');
+  throw new UserError(
+    `expected an X25519 ${kind} key in PEM, found ${key?.asymmetricKeyType ?? 'something else'}`,
+    'make a key pair with: portcullis keygen --vmm',
+  );
 }

@@ -2,7 +2,16 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
-import { HEAP_HEADER, HEAP_SECTION, PRIVILEGE_BITS, SECRET_SECTION, STACK_SECTION, STATUS_MAGIC, STATUS_SECTION, STATUS_VERSION } from '../policy/private-memory.ts';
+import {
+  HEAP_HEADER,
+  HEAP_SECTION,
+  PRIVILEGE_BITS,
+  SECRET_SECTION,
+  STACK_SECTION,
+  STATUS_MAGIC,
+  STATUS_SECTION,
+  STATUS_VERSION,
+} from '../policy/private-memory.ts';
 import { badParameter, onlyParameters, type Parameters } from './parameters.ts';
 import { PRIVILEGE_KINDS } from './privileges.ts';
 import { G, Guest, granted, registered, tinyImage } from './testing.ts';
@@ -16,7 +25,8 @@ const SECTION = '.portcullis.private.vm-name';
 function vmNameParameters(parameters: Parameters): { bytes: number } {
   onlyParameters(VM_NAME, parameters, ['bytes']);
   const bytes = Number(parameters.bytes ?? 256);
-  if (!(Number.isInteger(bytes) && bytes >= 1 && bytes <= 256)) throw badParameter(VM_NAME, `bytes ${parameters.bytes}`, 'a number from 1 to 256');
+  if (!(Number.isInteger(bytes) && bytes >= 1 && bytes <= 256))
+    throw badParameter(VM_NAME, `bytes ${parameters.bytes}`, 'a number from 1 to 256');
   return { bytes };
 }
 
@@ -24,7 +34,10 @@ class VmNamePrivilege implements Privilege {
   readonly kind = VM_NAME;
   readonly description: string;
 
-  constructor(private readonly name: string, private readonly bytes: number) {
+  constructor(
+    private readonly name: string,
+    private readonly bytes: number,
+  ) {
     this.description = `the name of the machine, ${name}`;
   }
 

@@ -21,7 +21,8 @@ export function ioPortParameters(parameters: Parameters): PhysicalRange[] {
     const [first, last = first, ...rest] = typeof item === 'number' ? [item] : item.split('-');
     const [start, end] = [unsigned(first), unsigned(last) + 1];
     if (!(start < end && end <= MAX_PORT + 1) || rest.length > 0) throw badParameter(IO_PORT, `ports ${JSON.stringify(item)}`, expected);
-    if (start <= GATE_PORT && end > GATE_PORT) throw badParameter(IO_PORT, `ports ${JSON.stringify(item)}`, `none that hold ${hex(GATE_PORT)}, the port of all gates`);
+    if (start <= GATE_PORT && end > GATE_PORT)
+      throw badParameter(IO_PORT, `ports ${JSON.stringify(item)}`, `none that hold ${hex(GATE_PORT)}, the port of all gates`);
     return { start, end };
   });
   if (ranges.length === 0) throw badParameter(IO_PORT, 'no ports', expected);

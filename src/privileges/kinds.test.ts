@@ -14,7 +14,11 @@ const DIGEST = 'a'.repeat(64);
 const SECTION = '.portcullis.private.secret.key';
 const MODULE = { digest: DIGEST, sections: [{ name: SECTION, role: 'private', size: PAGE_SIZE }] } as const;
 
-function guestWith(grants: readonly PrivilegeGrant[], tiny: TinyOptions = {}, ports: Partial<PrivilegePorts> = {}): { guest: Guest; set: PrivilegeSet } {
+function guestWith(
+  grants: readonly PrivilegeGrant[],
+  tiny: TinyOptions = {},
+  ports: Partial<PrivilegePorts> = {},
+): { guest: Guest; set: PrivilegeSet } {
   const image = tinyImage(tiny);
   let set: PrivilegeSet | undefined;
   const guest = new Guest((engine) => {
@@ -72,7 +76,13 @@ describe('secret', () => {
     ['without a VMM key', () => secretGrant(sealed()), /no VMM key/, { vmmKey: undefined }],
     ['with another VMM key', () => secretGrant(sealed()), /not sealed for this VMM key/, { vmmKey: generateVmmKeyPair().privateKey }],
   ])('P10 a secret %s is refused', (_, grant, expected, ports) => {
-    const set = new PrivilegeSet({ engine: new FakeEngine(), log: silentLog, pciDevice: () => undefined, vmmKey: vmm.privateKey, ...ports });
+    const set = new PrivilegeSet({
+      engine: new FakeEngine(),
+      log: silentLog,
+      pciDevice: () => undefined,
+      vmmKey: vmm.privateKey,
+      ...ports,
+    });
     expect(() => set.configure(grant(), MODULE)).toThrow(expected);
   });
 });
@@ -115,7 +125,14 @@ describe('io-port', () => {
     const { cpu } = guest;
     const allowed = (...accesses: [number, number][]) => accesses.map(([port, size]) => set.portAllowed(cpu, port, size));
     const outside = [false, false, false, false, true, true];
-    const accesses: [number, number][] = [[0x70, 1], [0x71, 2], [0x6f, 2], [0x3f5, 4], [0x6f, 1], [0x72, 4]];
+    const accesses: [number, number][] = [
+      [0x70, 1],
+      [0x71, 2],
+      [0x6f, 2],
+      [0x3f5, 4],
+      [0x6f, 1],
+      [0x72, 4],
+    ];
     expect(allowed(...accesses)).toEqual(outside);
     guest.call(G.probe);
     expect(allowed(...accesses)).toEqual([true, true, true, true, true, true]);

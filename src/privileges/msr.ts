@@ -40,7 +40,8 @@ export function msrParameters(parameters: Parameters): MsrParameters {
     new Set(
       listOf(parameters, name).map((item) => {
         const index = unsigned(item);
-        if (!isOwnMsr(index)) throw badParameter(MSR, `${name} ${JSON.stringify(item)}`, `an index from ${hex(MSR_BANK.first)} to ${hex(last)}`);
+        if (!isOwnMsr(index))
+          throw badParameter(MSR, `${name} ${JSON.stringify(item)}`, `an index from ${hex(MSR_BANK.first)} to ${hex(last)}`);
         return index;
       }),
     );
@@ -55,7 +56,8 @@ export class MsrPrivilege implements Privilege, Held {
   private readonly holders = new Holders();
 
   constructor(private readonly parameters: MsrParameters) {
-    const list = (name: 'read' | 'write') => (parameters[name].size > 0 ? [`${name} ${[...parameters[name]].map((index) => hex(index)).join(', ')}`] : []);
+    const list = (name: 'read' | 'write') =>
+      parameters[name].size > 0 ? [`${name} ${[...parameters[name]].map((index) => hex(index)).join(', ')}`] : [];
     this.description = `MSRs: ${[...list('read'), ...list('write')].join('; ')}`;
   }
 

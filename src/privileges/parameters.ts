@@ -11,7 +11,10 @@ export function onlyParameters(kind: string, parameters: Parameters, known: read
 }
 
 export function badParameter(kind: string, found: string, expected: string): UserError {
-  return new UserError(`privilege ${kind}: ${found}; expected ${expected}`, 'sign the grant again; docs/privileges.md has an example of each kind');
+  return new UserError(
+    `privilege ${kind}: ${found}; expected ${expected}`,
+    'sign the grant again; docs/privileges.md has an example of each kind',
+  );
 }
 
 /** A list of numbers or of texts, one element without brackets included. Absent = none. */

@@ -36,14 +36,19 @@ export function pciDeviceParameters(parameters: PrivilegeGrant['parameters']): P
   const { device, vendor, product, ...rest } = parameters;
   const [unknown] = Object.keys(rest);
   const fail = (found: string, expected: string): never => {
-    throw new UserError(`privilege ${PCI_DEVICE}: ${found}; expected ${expected}`, 'sign a grant like { device: "0000:00:03.0", vendor: "8086", product: "100e" }');
+    throw new UserError(
+      `privilege ${PCI_DEVICE}: ${found}; expected ${expected}`,
+      'sign a grant like { device: "0000:00:03.0", vendor: "8086", product: "100e" }',
+    );
   };
   if (unknown !== undefined) fail(`unknown parameter "${unknown}"`, 'device, vendor and product');
   if (typeof device !== 'string' || !/^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$/.test(device)) {
     return fail(`device ${JSON.stringify(device)}`, 'a PCI address such as "0000:00:03.0"');
   }
   const number = (name: string, value: unknown): number =>
-    typeof value === 'string' && /^[0-9a-f]{4}$/.test(value) ? Number.parseInt(value, 16) : fail(`${name} ${JSON.stringify(value)}`, 'four hex digits in lower case');
+    typeof value === 'string' && /^[0-9a-f]{4}$/.test(value)
+      ? Number.parseInt(value, 16)
+      : fail(`${name} ${JSON.stringify(value)}`, 'four hex digits in lower case');
   return { device, vendor: number('vendor', vendor), product: number('product', product) };
 }
 
@@ -52,7 +57,12 @@ export class PciDevicePrivilege implements Privilege, Held {
   readonly description: string;
   private readonly holders = new Holders();
 
-  constructor(parameters: PciDeviceParameters, private readonly device: PciDevicePort, private readonly windows: WindowRegistry, private readonly log: Log) {
+  constructor(
+    parameters: PciDeviceParameters,
+    private readonly device: PciDevicePort,
+    private readonly windows: WindowRegistry,
+    private readonly log: Log,
+  ) {
     this.description = `PCI device ${parameters.device} (${parameters.vendor.toString(16).padStart(4, '0')}:${parameters.product.toString(16).padStart(4, '0')})`;
     windows.add(this, () => this.apply());
     device.onBarChange(() => this.follow());

@@ -17,9 +17,15 @@ class Card implements PciDevicePort {
   io: PhysicalRange[] = [{ start: 0xc000, end: 0xc040 }];
   private readonly listeners: (() => void)[] = [];
 
-  memoryRanges(): readonly PhysicalRange[] { return this.memory; }
-  ioRanges(): readonly PhysicalRange[] { return this.io; }
-  onBarChange(listener: () => void): void { this.listeners.push(listener); }
+  memoryRanges(): readonly PhysicalRange[] {
+    return this.memory;
+  }
+  ioRanges(): readonly PhysicalRange[] {
+    return this.io;
+  }
+  onBarChange(listener: () => void): void {
+    this.listeners.push(listener);
+  }
   move(memory: PhysicalRange[], io = this.io): void {
     this.memory = memory;
     this.io = io;
@@ -27,10 +33,12 @@ class Card implements PciDevicePort {
   }
 }
 const grantOf = (device = '0000:00:03.0', changes: Partial<PrivilegeGrant['parameters']> = {}): PrivilegeGrant => ({
-  kind: 'pci-device', parameters: { device, vendor: '8086', product: '100e', ...changes } as PrivilegeGrant['parameters'],
+  kind: 'pci-device',
+  parameters: { device, vendor: '8086', product: '100e', ...changes } as PrivilegeGrant['parameters'],
 });
 const MODULE = { digest: 'd'.repeat(64), sections: [] };
-const setOf = (engine: FakeEngine, cards: Record<string, Card>) => new PrivilegeSet({ engine, log: silentLog, pciDevice: (address) => cards[address] });
+const setOf = (engine: FakeEngine, cards: Record<string, Card>) =>
+  new PrivilegeSet({ engine, log: silentLog, pciDevice: (address) => cards[address] });
 
 /** A guest with the tiny module loaded and one card granted to it. */
 function cardGuest(): { guest: Guest; card: Card; set: PrivilegeSet } {
@@ -94,12 +102,16 @@ describe('pci-device', () => {
   test('a BAR over RAM, or empty, gives nothing', () => {
     const { guest, card } = cardGuest();
     guest.call(G.probe);
-    card.move([{ start: 0x1000, end: 0x2_1000 }, { start: 0xfeb0_0000, end: 0xfeb0_0000 }, { start: guest.engine.memory.size - 0x1000, end: guest.engine.memory.size + 0x1000 }]);
+    card.move([
+      { start: 0x1000, end: 0x2_1000 },
+      { start: 0xfeb0_0000, end: 0xfeb0_0000 },
+      { start: guest.engine.memory.size - 0x1000, end: guest.engine.memory.size + 0x1000 },
+    ]);
     expect(guest.cpu.view.windows).toEqual([]);
     expect(guest.engine.hidden).toEqual([]);
   });
 
-  test('one device moved over another opens neither to the other\'s module', () => {
+  test("one device moved over another opens neither to the other's module", () => {
     const engine = new FakeEngine();
     const cards = { '0000:00:03.0': new Card(), '0000:00:04.0': new Card() };
     cards['0000:00:04.0'].memory = [{ start: 0xfec0_0000, end: 0xfec2_0000 }];
@@ -108,8 +120,13 @@ describe('pci-device', () => {
     const views = ['0000:00:03.0', '0000:00:04.0'].map((device, index) => {
       const view = engine.createView(device);
       const attach = set.configure(grantOf(device), MODULE).attach({
-        module: device, instance: index, view, setWindows: (_, ranges) => view.setWindows(ranges), setAllowed: () => {},
-        privateSection: () => undefined, setUsable: () => {},
+        module: device,
+        instance: index,
+        view,
+        setWindows: (_, ranges) => view.setWindows(ranges),
+        setAllowed: () => {},
+        privateSection: () => undefined,
+        setUsable: () => {},
       });
       return { view, attach };
     });
@@ -129,7 +146,9 @@ describe('pci-device', () => {
     const [a, b] = [tinyImage({ module: 'a' }), tinyImage({ module: 'b', version: 2 })];
     const guest = new Guest((engine) => {
       const set = setOf(engine, { '0000:00:03.0': card });
-      return [a, b].map((image) => registered(image, granted({ privileges: [set.configure(grantOf(), MODULE), set.configure(grantOf(), MODULE)] })));
+      return [a, b].map((image) =>
+        registered(image, granted({ privileges: [set.configure(grantOf(), MODULE), set.configure(grantOf(), MODULE)] })),
+      );
     });
     guest.start(a);
     guest.start(b, { shift: 0x40_0000, frames: 0x50_0000 });
@@ -165,7 +184,27 @@ describe('pci-device', () => {
 });
 
 test('ranges: merge and subtract', () => {
-  expect(merge([{ start: 5, end: 7 }, { start: 1, end: 3 }, { start: 3, end: 4 }])).toEqual([{ start: 1, end: 4 }, { start: 5, end: 7 }]);
-  expect(subtract([{ start: 0, end: 10 }], [{ start: 2, end: 4 }, { start: 8, end: 12 }])).toEqual([{ start: 0, end: 2 }, { start: 4, end: 8 }]);
+  expect(
+    merge([
+      { start: 5, end: 7 },
+      { start: 1, end: 3 },
+      { start: 3, end: 4 },
+    ]),
+  ).toEqual([
+    { start: 1, end: 4 },
+    { start: 5, end: 7 },
+  ]);
+  expect(
+    subtract(
+      [{ start: 0, end: 10 }],
+      [
+        { start: 2, end: 4 },
+        { start: 8, end: 12 },
+      ],
+    ),
+  ).toEqual([
+    { start: 0, end: 2 },
+    { start: 4, end: 8 },
+  ]);
   expect(subtract([{ start: 0, end: 10 }], [{ start: 0, end: 10 }])).toEqual([]);
 });

@@ -17,7 +17,10 @@ import { WindowRegistry } from './windows.ts';
 
 /** By kind: checks the parameters, without a machine. */
 const CHECKS = {
-  [PCI_DEVICE]: pciDeviceParameters, [MSR]: msrParameters, [IO_PORT]: ioPortParameters, [SECRET]: secretParameters,
+  [PCI_DEVICE]: pciDeviceParameters,
+  [MSR]: msrParameters,
+  [IO_PORT]: ioPortParameters,
+  [SECRET]: secretParameters,
 } as const;
 type Kind = keyof typeof CHECKS;
 
@@ -64,7 +67,8 @@ export class PrivilegeSet {
   configure(grant: PrivilegeGrant, module: SecretModule): Privilege {
     const kind = kindOf(grant);
     switch (kind) {
-      case PCI_DEVICE: return this.pciDevice(pciDeviceParameters(grant.parameters));
+      case PCI_DEVICE:
+        return this.pciDevice(pciDeviceParameters(grant.parameters));
       case IO_PORT: {
         const ranges = ioPortParameters(grant.parameters);
         return this.share(`${IO_PORT} ${JSON.stringify(ranges)}`, () => new IoPortPrivilege(ranges, this.windows));
@@ -76,7 +80,11 @@ export class PrivilegeSet {
       }
       case SECRET: {
         const { vmmKey, log } = this.ports;
-        if (vmmKey === undefined) throw new UserError(`privilege ${SECRET}: this virtual machine has no VMM key to open it with`, 'give it the key: --vmm-key FILE');
+        if (vmmKey === undefined)
+          throw new UserError(
+            `privilege ${SECRET}: this virtual machine has no VMM key to open it with`,
+            'give it the key: --vmm-key FILE',
+          );
         return new SecretPrivilege(secretParameters(grant.parameters), module, vmmKey, log);
       }
     }
@@ -102,7 +110,11 @@ export class PrivilegeSet {
 
   private pciDevice(parameters: PciDeviceParameters): Privilege {
     const device = this.ports.pciDevice(parameters.device);
-    if (!device) throw new UserError(`privilege ${PCI_DEVICE}: this virtual machine has no device ${parameters.device}`, 'give it the device, or sign a grant for one that it has');
+    if (!device)
+      throw new UserError(
+        `privilege ${PCI_DEVICE}: this virtual machine has no device ${parameters.device}`,
+        'give it the device, or sign a grant for one that it has',
+      );
     if (device.vendor !== parameters.vendor || device.product !== parameters.product) {
       const id = (vendor: number, product: number) => `${vendor.toString(16).padStart(4, '0')}:${product.toString(16).padStart(4, '0')}`;
       throw new UserError(

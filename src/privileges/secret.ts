@@ -23,8 +23,10 @@ export interface SecretParameters {
 export function secretParameters(parameters: Parameters): SecretParameters {
   onlyParameters(SECRET, parameters, ['name', 'sealed']);
   const { name, sealed } = parameters;
-  if (typeof name !== 'string' || !/^\w{1,64}$/.test(name)) throw badParameter(SECRET, `name ${JSON.stringify(name)}`, 'the name of a PORTCULLIS_SECRET in the module');
-  if (typeof sealed !== 'string' || !/^[A-Za-z0-9+/]{44,}={0,2}$/.test(sealed)) throw badParameter(SECRET, 'a sealed value that is none', 'base64 as made by portcullis grant');
+  if (typeof name !== 'string' || !/^\w{1,64}$/.test(name))
+    throw badParameter(SECRET, `name ${JSON.stringify(name)}`, 'the name of a PORTCULLIS_SECRET in the module');
+  if (typeof sealed !== 'string' || !/^[A-Za-z0-9+/]{44,}={0,2}$/.test(sealed))
+    throw badParameter(SECRET, 'a sealed value that is none', 'base64 as made by portcullis grant');
   return { name, sealed };
 }
 
@@ -42,18 +44,30 @@ export class SecretPrivilege implements Privilege {
   private readonly context: SealContext;
 
   /** Throws UserError when the module has no place for the secret, or it cannot be opened with this VMM's key. */
-  constructor(private readonly parameters: SecretParameters, module: SecretModule, private readonly vmmKey: string, private readonly log: Log) {
+  constructor(
+    private readonly parameters: SecretParameters,
+    module: SecretModule,
+    private readonly vmmKey: string,
+    private readonly log: Log,
+  ) {
     const { name, sealed } = parameters;
     this.section = SECRET_SECTION + name;
     this.description = `secret ${name}`;
     this.context = { manifest: module.digest, name };
     const place = module.sections.find((section) => section.name === this.section && section.role === 'private');
-    if (!place) throw new UserError(`privilege ${SECRET}: the module has no private section ${this.section}`, `the module must declare PORTCULLIS_SECRET(${name}, SIZE)`);
+    if (!place)
+      throw new UserError(
+        `privilege ${SECRET}: the module has no private section ${this.section}`,
+        `the module must declare PORTCULLIS_SECRET(${name}, SIZE)`,
+      );
     const secret = openSecret(sealed, vmmKey, this.context);
     const { length } = secret;
     secret.fill(0);
     if (length > place.size - SECRET_HEADER) {
-      throw new UserError(`privilege ${SECRET}: secret ${name} has ${length} bytes; the module has room for ${place.size - SECRET_HEADER}`, 'seal a shorter secret');
+      throw new UserError(
+        `privilege ${SECRET}: secret ${name} has ${length} bytes; the module has room for ${place.size - SECRET_HEADER}`,
+        'seal a shorter secret',
+      );
     }
   }
 
@@ -64,7 +78,8 @@ export class SecretPrivilege implements Privilege {
       place.write(SECRET_HEADER, secret);
       place.writeWord(0, secret.length);
       secret.fill(0);
-    } else this.log.warn('a secret has no use: the code of the module never reads it', { module: target.module, secret: this.parameters.name });
+    } else
+      this.log.warn('a secret has no use: the code of the module never reads it', { module: target.module, secret: this.parameters.name });
     return { passive: true, raise: () => {}, lower: () => {}, detach: () => place?.clear() };
   }
 }

@@ -20,26 +20,69 @@ import type { Decision, Monitor, RegisteredModule, Verdict, ViolationPolicy } fr
 import { Watch } from '../monitor/watch.ts';
 
 /** Sections of the tiny module, in order. */
-export const S = { text: 0, thunks: 1, init: 2, rodata: 3, private: 4, data: 5, bugs: 6, exceptions: 7, orc: 8, orcIp: 9, gates: 10 } as const;
+export const S = {
+  text: 0,
+  thunks: 1,
+  init: 2,
+  rodata: 3,
+  private: 4,
+  data: 5,
+  bugs: 6,
+  exceptions: 7,
+  orc: 8,
+  orcIp: 9,
+  gates: 10,
+} as const;
 /** Its gates. */
-export const G = { return: 0, reentry: 1, init: 2, cleanup: 3, probe: 4, withBp: 5, inner: 6, kfunc: 7, stackFail: 8, fpuBegin: 9, fpuEnd: 10 } as const;
+export const G = {
+  return: 0,
+  reentry: 1,
+  init: 2,
+  cleanup: 3,
+  probe: 4,
+  withBp: 5,
+  inner: 6,
+  kfunc: 7,
+  stackFail: 8,
+  fpuBegin: 9,
+  fpuEnd: 10,
+} as const;
 /** Places in .text: return addresses behind calls, and single instructions. */
 export const T = {
-  probe: 0x00, afterInner: 0x09, afterCall: 0x0e, inner: 0x20, innerAfterCall: 0x26, warn: 0x26, afterThunk: 0x2d, faulting: 0x2d, fixup: 0x38,
-  withBp: 0x40, bpAfterCall: 0x4d, cleanup: 0x80, init: 0, initAfterCall: 5,
+  probe: 0x00,
+  afterInner: 0x09,
+  afterCall: 0x0e,
+  inner: 0x20,
+  innerAfterCall: 0x26,
+  warn: 0x26,
+  afterThunk: 0x2d,
+  faulting: 0x2d,
+  fixup: 0x38,
+  withBp: 0x40,
+  bpAfterCall: 0x4d,
+  cleanup: 0x80,
+  init: 0,
+  initAfterCall: 5,
 } as const;
 
 const GATE_CODE = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
 const TEXT_SIZE = 0xa0;
 
-export interface TinyOptions { module?: string; vector?: boolean; version?: number; private?: boolean; privateName?: string }
+export interface TinyOptions {
+  module?: string;
+  vector?: boolean;
+  version?: number;
+  private?: boolean;
+  privateName?: string;
+}
 
 /** The tiny module's image. `version` changes one constant in its text. */
 export function tinyImage(options: TinyOptions = {}): ImageSource {
   const text = new Uint8Array(TEXT_SIZE).fill(0xcc);
   const put = (at: number, ...bytes: number[]) => text.set(bytes, at);
   const relocations: ImageRelocation[] = [];
-  const reference = (offset: number, type: number, section: number, addend: number) => relocations.push({ offset, type, section, symbol: '', addend });
+  const reference = (offset: number, type: number, section: number, addend: number) =>
+    relocations.push({ offset, type, section, symbol: '', addend });
   const callGate = (at: number, gate: number, opcode = 0xe8) => {
     put(at, opcode, 0, 0, 0, 0);
     reference(at + 1, RELOCATION.PLT32, S.gates, gate * GATE_SIZE - 4);
@@ -101,15 +144,31 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     gateBytes.set([...GATE_CODE, 0, 0, 0, 0, 0, 0, 0, 0], gate.offset);
     const own = gate.kind === 'entry' ? (gate.section === '.text' ? S.text : S.init) : -1;
     if (gate.kind === 'entry' || gate.kind === 'call') {
-      gateRelocations.push({ offset: gate.offset + 8, type: RELOCATION.R64, section: own, symbol: own < 0 ? gate.symbol : '', addend: gate.sectionOffset ?? 0 });
+      gateRelocations.push({
+        offset: gate.offset + 8,
+        type: RELOCATION.R64,
+        section: own,
+        symbol: own < 0 ? gate.symbol : '',
+        addend: gate.sectionOffset ?? 0,
+      });
     }
   }
 
   const SP = 0x05;
   const BP = 0x14; // and RBP saved relative to the CFA
   const orc: [number, number, number, number, number][] = [
-    [S.text, 0, SP, 8, 0], [S.text, 4, SP, 24, 0], [S.text, 0x12, SP, 8, 0], [S.text, 0x20, SP, 8, 0], [S.text, 0x21, SP, 16, 0], [S.text, 0x30, SP, 8, 0],
-    [S.text, 0x38, SP, 16, 0], [S.text, 0x40, SP, 8, 0], [S.text, 0x44, BP, 16, -16], [S.text, 0x4e, SP, 8, 0], [S.text, 0x50, SP, 8, 0], [S.init, 0, SP, 8, 0],
+    [S.text, 0, SP, 8, 0],
+    [S.text, 4, SP, 24, 0],
+    [S.text, 0x12, SP, 8, 0],
+    [S.text, 0x20, SP, 8, 0],
+    [S.text, 0x21, SP, 16, 0],
+    [S.text, 0x30, SP, 8, 0],
+    [S.text, 0x38, SP, 16, 0],
+    [S.text, 0x40, SP, 8, 0],
+    [S.text, 0x44, BP, 16, -16],
+    [S.text, 0x4e, SP, 8, 0],
+    [S.text, 0x50, SP, 8, 0],
+    [S.init, 0, SP, 8, 0],
   ];
   const orcBytes = new DataView(new ArrayBuffer(orc.length * 6));
   for (const [index, [, , registers, size, rbp]] of orc.entries()) {
@@ -123,8 +182,20 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
   const exceptions = new DataView(new ArrayBuffer(12));
   exceptions.setInt32(8, (-14 << 16) | (REG.rdx << 8) | 17, true); // EX_TYPE_EFAULT_REG for %rdx
 
-  const section = (name: string, role: SectionRole, bytes: Uint8Array, relocationsOf: ImageRelocation[] = [], align = 16): ImageSection => ({
-    name, role, size: bytes.length, align, init: name.startsWith('.init'), bytes, relocations: relocationsOf,
+  const section = (
+    name: string,
+    role: SectionRole,
+    bytes: Uint8Array,
+    relocationsOf: ImageRelocation[] = [],
+    align = 16,
+  ): ImageSection => ({
+    name,
+    role,
+    size: bytes.length,
+    align,
+    init: name.startsWith('.init'),
+    bytes,
+    relocations: relocationsOf,
   });
   const sections = [
     section('.text', 'text', text, relocations),
@@ -136,13 +207,29 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     section('__bug_table', 'metadata', bugs, [pc32(0, S.text, T.warn)]),
     section('__ex_table', 'metadata', new Uint8Array(exceptions.buffer), [pc32(0, S.text, T.faulting), pc32(4, S.text, T.fixup)]),
     section('.orc_unwind', 'metadata', new Uint8Array(orcBytes.buffer)),
-    section('.orc_unwind_ip', 'metadata', new Uint8Array(orc.length * 4), orc.map(([to, offset], index) => pc32(index * 4, to, offset))),
+    section(
+      '.orc_unwind_ip',
+      'metadata',
+      new Uint8Array(orc.length * 4),
+      orc.map(([to, offset], index) => pc32(index * 4, to, offset)),
+    ),
     section('.text.guard', 'gates', gateBytes, gateRelocations, PAGE_SIZE),
   ];
   const manifest: Manifest = {
-    format: 'portcullis-manifest-1', module: options.module ?? 'tiny', vermagic: 'test', image: '', source: '', linker: 'test', gatePort: GATE_PORT,
+    format: 'portcullis-manifest-1',
+    module: options.module ?? 'tiny',
+    vermagic: 'test',
+    image: '',
+    source: '',
+    linker: 'test',
+    gatePort: GATE_PORT,
     sections: sections.map(({ name, role, size, align, init: early }, index) => ({ index, name, role, size, align, init: early })),
-    gates, initGate: 0x20, cleanupGate: 0x30, imports: ['eth_validate_addr', 'jiffies', 'preempt_count'], vector: options.vector ?? false, privileges: [],
+    gates,
+    initGate: 0x20,
+    cleanupGate: 0x30,
+    imports: ['eth_validate_addr', 'jiffies', 'preempt_count'],
+    vector: options.vector ?? false,
+    privileges: [],
   };
   return createImage(manifest, sections);
 }
@@ -151,8 +238,13 @@ export const CORE = -0x3ff0_0000; // 0xffffffffc0100000
 export const INIT = -0x3fe0_0000;
 /** Kernel addresses of the tiny kernel. */
 export const KERNEL: Record<string, number> = {
-  kfunc: -0x7f00_0000, __stack_chk_fail: -0x7eff_0000, kernel_fpu_begin_mask: -0x7efe_0000, kernel_fpu_end: -0x7efd_0000, jiffies: -0x7e00_0000,
-  eth_validate_addr: -0x7efc_0000, preempt_count: 0x3_1f00,
+  kfunc: -0x7f00_0000,
+  __stack_chk_fail: -0x7eff_0000,
+  kernel_fpu_begin_mask: -0x7efe_0000,
+  kernel_fpu_end: -0x7efd_0000,
+  jiffies: -0x7e00_0000,
+  eth_validate_addr: -0x7efc_0000,
+  preempt_count: 0x3_1f00,
 };
 /** A 16 KiB kernel stack, the address above its end, and where kernel code calls from. */
 export const STACK = -0x3700_0000_0000;
@@ -161,8 +253,17 @@ export const KERNEL_TEXT = KERNEL.kfunc + 0x1234;
 const IMAGE_FRAMES = 0x40_0000;
 const STACK_FRAMES = 0x80_0000;
 
-export const granted = (decision: Partial<Extract<Decision, { granted: true }>> = {}): Decision => ({ granted: true, privileges: [], onViolation: 'quarantine', ...decision });
-export const registered = (image: ImageSource, decision: Decision = granted()): RegisteredModule => ({ image, digest: 'd'.repeat(64), decision });
+export const granted = (decision: Partial<Extract<Decision, { granted: true }>> = {}): Decision => ({
+  granted: true,
+  privileges: [],
+  onViolation: 'quarantine',
+  ...decision,
+});
+export const registered = (image: ImageSource, decision: Decision = granted()): RegisteredModule => ({
+  image,
+  digest: 'd'.repeat(64),
+  decision,
+});
 
 export interface LoadOptions {
   bases?: Partial<Record<keyof typeof S, number>>;
@@ -182,7 +283,10 @@ export class Guest {
   private readonly watch: Watch;
   private nextStack = STACK_FRAMES;
 
-  constructor(modules: readonly RegisteredModule[] | ((engine: FakeEngine) => readonly RegisteredModule[]), options: { cpus?: number; hostPages?: number } = {}) {
+  constructor(
+    modules: readonly RegisteredModule[] | ((engine: FakeEngine) => readonly RegisteredModule[]),
+    options: { cpus?: number; hostPages?: number } = {},
+  ) {
     this.engine = new FakeEngine(options);
     this.tables = new PageTables(this.engine.memory, 0x1000, 0x2000, 0x10_0000);
     for (const cpu of this.engine.cpus) cpu.cr3 = 0x1000;
@@ -195,7 +299,9 @@ export class Guest {
     this.monitor = createMonitor({ engine: this.engine, modules: list, log: silentLog, audit: (event) => this.events.push(event) });
   }
 
-  get cpu(): FakeCpu { return this.engine.cpus[0]; }
+  get cpu(): FakeCpu {
+    return this.engine.cpus[0];
+  }
 
   /** Maps a 16 KiB stack, with nothing mapped below it. */
   stack(base: number): void {
@@ -207,8 +313,18 @@ export class Guest {
     const shift = options.shift ?? 0;
     const core = CORE + shift;
     const places: Record<keyof typeof S, number> = {
-      text: core, thunks: core + TEXT_SIZE, init: INIT + shift, gates: core + 0x1000, rodata: core + 0x2000, private: core + 0x3000, data: core + 0x4000,
-      bugs: core + 0x2100, exceptions: core + 0x2200, orc: core + 0x2300, orcIp: core + 0x2400, ...options.bases,
+      text: core,
+      thunks: core + TEXT_SIZE,
+      init: INIT + shift,
+      gates: core + 0x1000,
+      rodata: core + 0x2000,
+      private: core + 0x3000,
+      data: core + 0x4000,
+      bugs: core + 0x2100,
+      exceptions: core + 0x2200,
+      orc: core + 0x2300,
+      orcIp: core + 0x2400,
+      ...options.bases,
     };
     const bases = (Object.keys(S) as (keyof typeof S)[]).map((name) => places[name]);
     const imports = { ...KERNEL, ...options.imports };
@@ -238,7 +354,9 @@ export class Guest {
     const gpa = this.cpu.translate(address, false);
     if (gpa >= 0) this.engine.memory.bytes[gpa] = byte;
   }
-  peek(address: number): number { return this.engine.memory.bytes[this.cpu.translate(address, false)]; }
+  peek(address: number): number {
+    return this.engine.memory.bytes[this.cpu.translate(address, false)];
+  }
 
   /** The 8-byte word at an address, as a signed number. */
   word(address: number): number {
@@ -251,9 +369,15 @@ export class Guest {
     this.engine.memory.words[word + 1] = Math.floor(value / 0x1_0000_0000) >>> 0;
   }
 
-  rip(cpu = this.cpu): number { return registerAddress(cpu.registers, REG.rip); }
-  rsp(cpu = this.cpu): number { return registerAddress(cpu.registers, REG.rsp); }
-  setRsp(address: number, cpu = this.cpu): void { setRegisterAddress(cpu.registers, REG.rsp, address); }
+  rip(cpu = this.cpu): number {
+    return registerAddress(cpu.registers, REG.rip);
+  }
+  rsp(cpu = this.cpu): number {
+    return registerAddress(cpu.registers, REG.rsp);
+  }
+  setRsp(address: number, cpu = this.cpu): void {
+    setRegisterAddress(cpu.registers, REG.rsp, address);
+  }
   push(value: number, cpu = this.cpu): void {
     this.setRsp(this.rsp(cpu) - 8, cpu);
     this.setWord(this.rsp(cpu), value);
@@ -271,9 +395,15 @@ export class Guest {
     if (broken !== undefined) throw new Error(`invariant: ${broken}`);
     return verdict;
   }
-  gate(gate: number, cpu = this.cpu, shift = 0): Verdict { return this.handle(cpu.out(CORE + shift + 0x1000 + gate * GATE_SIZE, GATE_PORT), cpu); }
-  gateAddress(gate: number, shift = 0): number { return CORE + shift + 0x1000 + gate * GATE_SIZE; }
-  inside(cpu = this.cpu): boolean { return cpu.view !== this.engine.untrusted; }
+  gate(gate: number, cpu = this.cpu, shift = 0): Verdict {
+    return this.handle(cpu.out(CORE + shift + 0x1000 + gate * GATE_SIZE, GATE_PORT), cpu);
+  }
+  gateAddress(gate: number, shift = 0): number {
+    return CORE + shift + 0x1000 + gate * GATE_SIZE;
+  }
+  inside(cpu = this.cpu): boolean {
+    return cpu.view !== this.engine.untrusted;
+  }
 
   /** Kernel: `call gate` at the stack pointer given, return address KERNEL_TEXT. */
   call(gate: number, rsp = STACK_TOP - 0x100, cpu = this.cpu, shift = 0): Verdict {
@@ -326,7 +456,7 @@ export function insideInner(guest: Guest, cpu = guest.cpu, rsp = ENTRY_RSP): voi
 /** Back to where probe is about to return. */
 export const returnFromInner = (guest: Guest): void => {
   guest.setRsp(guest.rsp() + 8);
-  if (guest.pop() !== CORE + T.afterInner) throw new Error('the stack of the test does not hold inner\'s return address');
+  if (guest.pop() !== CORE + T.afterInner) throw new Error("the stack of the test does not hold inner's return address");
   guest.setRsp(guest.rsp() + 16);
 };
 export const status = (guest: Guest) => guest.monitor.modules()[0].instances[0]?.state;

@@ -12,7 +12,10 @@ export class WindowRegistry {
   private readonly io = new Map<object, readonly PhysicalRange[]>();
   private readonly users = new Map<object, () => void>();
 
-  constructor(private readonly engine: Pick<Engine, 'hide' | 'memory'>, private readonly log: Log) {}
+  constructor(
+    private readonly engine: Pick<Engine, 'hide' | 'memory'>,
+    private readonly log: Log,
+  ) {}
 
   /** `changed` is called when the windows that `owner` may use are others, because of its own or another owner's ranges. */
   add(owner: object, changed: () => void): void {
@@ -28,7 +31,10 @@ export class WindowRegistry {
       return false;
     });
     this.memory.set(owner, outside);
-    this.io.set(owner, io.filter(({ start, end }) => end > start));
+    this.io.set(
+      owner,
+      io.filter(({ start, end }) => end > start),
+    );
     this.engine.hide(merge([...this.memory.values()].flat()));
     for (const changed of this.users.values()) changed();
   }
@@ -69,7 +75,10 @@ export function subtract(ranges: readonly PhysicalRange[], others: readonly Phys
   let left = merge(ranges);
   for (const other of others) {
     left = left.flatMap(({ start, end }) =>
-      [{ start, end: Math.min(end, other.start) }, { start: Math.max(start, other.end), end }].filter((part) => part.end > part.start),
+      [
+        { start, end: Math.min(end, other.start) },
+        { start: Math.max(start, other.end), end },
+      ].filter((part) => part.end > part.start),
     );
   }
   return left;

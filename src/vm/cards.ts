@@ -22,15 +22,24 @@ type Card = E1000 | Rtl8139;
 
 function createCard(model: CardModel, ports: PciFunctionPorts, options: { mac: Uint8Array; backend: NetworkBackend }): Card {
   switch (model) {
-    case 'e1000': return createE1000(ports, options);
-    case 'rtl8139': return createRtl8139(ports, options);
-    case 'rtl8139c': return createRtl8139(ports, { ...options, chip: 'c' });
-    default: return unreachable(model);
+    case 'e1000':
+      return createE1000(ports, options);
+    case 'rtl8139':
+      return createRtl8139(ports, options);
+    case 'rtl8139c':
+      return createRtl8139(ports, { ...options, chip: 'c' });
+    default:
+      return unreachable(model);
   }
 }
 
 /** Makes the cards and puts them in their slots. Throws UserError for a capture file that cannot be made or a slot that is taken. */
-export async function createCards(config: VmConfig, board: Board, links: readonly (SharedArrayBuffer | undefined)[], log: Log): Promise<Cards> {
+export async function createCards(
+  config: VmConfig,
+  board: Board,
+  links: readonly (SharedArrayBuffer | undefined)[],
+  log: Log,
+): Promise<Cards> {
   const bridges: CardSide[] = [];
   const backends: NetworkBackend[] = [];
   const cards: { slot: number; card: Card }[] = [];
@@ -52,10 +61,11 @@ export async function createCards(config: VmConfig, board: Board, links: readonl
     poll() {
       for (const bridge of bridges) bridge.poll();
     },
-    report: () => cards.map(({ slot, card }) => {
-      const statistics = card.statistics();
-      return { slot, rxPackets: statistics.rxFrames, txPackets: statistics.txFrames, statistics };
-    }),
+    report: () =>
+      cards.map(({ slot, card }) => {
+        const statistics = card.statistics();
+        return { slot, rxPackets: statistics.rxFrames, txPackets: statistics.txFrames, statistics };
+      }),
     close() {
       for (const backend of backends) backend.close();
     },

@@ -104,7 +104,11 @@ export interface VmReport {
   /** Call-outs by symbol, most frequent first. */
   callOuts: { module: string; symbol: string; count: number }[];
   /** `calls`: over all its instances. */
-  modules: { module: string; state: 'not granted' | 'registered' | 'loading' | 'live' | 'quarantined' | 'ended'; calls: { in: number; out: number } }[];
+  modules: {
+    module: string;
+    state: 'not granted' | 'registered' | 'loading' | 'live' | 'quarantined' | 'ended';
+    calls: { in: number; out: number };
+  }[];
   refusals: { module: string; reason: string; detail: string; count: number }[];
   /** Accesses to a withheld device, by where they came from. */
   refusedAccesses: { reads: number; writes: number; interrupted: number };
@@ -140,4 +144,14 @@ export type VmEvent =
   | { event: 'vm.started'; time: number; name: string; engine: string; memory: number; cpus: number; cores: number }
   | { event: 'cpu.moved'; time: number; cpu: number; from: number; to: number }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
-  | { event: 'window.refused'; time: number; device: string; access: 'read' | 'write'; space: 'memory' | 'port' | 'msr'; address: string; rip: string; interrupted?: string; count: number };
+  | {
+      event: 'window.refused';
+      time: number;
+      device: string;
+      access: 'read' | 'write';
+      space: 'memory' | 'port' | 'msr';
+      address: string;
+      rip: string;
+      interrupted?: string;
+      count: number;
+    };

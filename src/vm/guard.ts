@@ -10,7 +10,13 @@ import { type Cpu, type Engine, type Exit, REG, registerAddress } from '../engin
 import type { Board } from '../machine/board.ts';
 import type { AuditEvent } from '../monitor/audit.ts';
 import { imageFromElf } from '../monitor/image-elf.ts';
-import { createMonitor, type Decision, type RegisteredModule as MonitoredModule, type Verdict, type ViolationPolicy } from '../monitor/monitor.ts';
+import {
+  createMonitor,
+  type Decision,
+  type RegisteredModule as MonitoredModule,
+  type Verdict,
+  type ViolationPolicy,
+} from '../monitor/monitor.ts';
 import { Watch } from '../monitor/watch.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import type { Grant } from '../policy/grant.ts';
@@ -43,8 +49,11 @@ const EVENTS_EACH = 16;
 export function createGuard(config: VmConfig, engine: Engine, board: Board, ports: VmPorts): Guard {
   const log = createLog('monitor', ports.log, config.log);
   const privileges = new PrivilegeSet({
-    engine, log: createLog('privileges', ports.log, config.log), pciDevice: (address) => pciDevice(board, address),
-    vmmKey: config.vmmKey, msrs: config.msrs,
+    engine,
+    log: createLog('privileges', ports.log, config.log),
+    pciDevice: (address) => pciDevice(board, address),
+    vmmKey: config.vmmKey,
+    msrs: config.msrs,
   });
   const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
   const audit = (event: AuditEvent) => {
@@ -75,8 +84,14 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     if (count > EVENTS_EACH && !Number.isInteger(Math.log10(count))) return;
     const owner = space === 'msr' ? undefined : board.pci.ownerOf(space === 'port' ? 'io' : 'memory', address);
     const event: VmEvent = {
-      event: 'window.refused', time: engine.clock.now(), device: owner ? `0000:00:${owner.slot.toString(16).padStart(2, '0')}.0` : '?',
-      access: write ? 'write' : 'read', space, address: hex(address), rip: hex(registerAddress(cpu.registers, REG.rip)), count,
+      event: 'window.refused',
+      time: engine.clock.now(),
+      device: owner ? `0000:00:${owner.slot.toString(16).padStart(2, '0')}.0` : '?',
+      access: write ? 'write' : 'read',
+      space,
+      address: hex(address),
+      rip: hex(registerAddress(cpu.registers, REG.rip)),
+      count,
     };
     if (interrupted) event.interrupted = 'yes';
     ports.event(event);
@@ -84,11 +99,14 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
   };
 
   return {
-    handle: watch === undefined ? (cpu, exit) => monitor.handle(cpu, exit) : (cpu, exit) => {
-      const verdict = monitor.handle(cpu, exit);
-      const broken = watch.crossed(cpu);
-      return broken === undefined ? verdict : { failed: `an invariant of the border does not hold: ${broken}` };
-    },
+    handle:
+      watch === undefined
+        ? (cpu, exit) => monitor.handle(cpu, exit)
+        : (cpu, exit) => {
+            const verdict = monitor.handle(cpu, exit);
+            const broken = watch.crossed(cpu);
+            return broken === undefined ? verdict : { failed: `an invariant of the border does not hold: ${broken}` };
+          },
     reset: (cpu) => monitor.reset(cpu),
     portRefused(cpu, exit) {
       if (privileges.portAllowed(cpu, exit.port, exit.size)) return false;
@@ -112,13 +130,18 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
       const status = monitor.modules();
       return {
         crossings: { ...monitor.crossings },
-        callOuts: status.flatMap(({ module, callOuts }) => callOuts.map((entry) => ({ module, ...entry }))).sort((a, b) => b.count - a.count),
+        callOuts: status
+          .flatMap(({ module, callOuts }) => callOuts.map((entry) => ({ module, ...entry })))
+          .sort((a, b) => b.count - a.count),
         modules: status.map(({ module, granted, instances, callIns, callOuts }) => ({
           module,
           state: instances.at(-1)?.state ?? (!granted ? 'not granted' : callIns.length > 0 ? 'ended' : 'registered'),
           calls: { in: total(callIns), out: total(callOuts) },
         })),
-        refusals: [...refusals.values(), ...monitor.violations().map(({ reason, count, explanation }) => ({ module: '', reason, detail: explanation, count }))],
+        refusals: [
+          ...refusals.values(),
+          ...monitor.violations().map(({ reason, count, explanation }) => ({ module: '', reason, detail: explanation, count })),
+        ],
         refusedAccesses: { ...accesses },
       };
     },
@@ -132,7 +155,11 @@ const total = (counted: readonly { count: number }[]) => counted.reduce((sum, { 
 function register({ image, manifest, grants }: RegisteredModule, config: VmConfig, privileges: PrivilegeSet): MonitoredModule {
   const digest = createHash('sha256').update(image).digest('hex');
   if (digest !== manifest.image) {
-    throw new UserError(`module ${manifest.module}: the image has SHA-256 ${digest}, its manifest says ${manifest.image}`, 'link the module again, or use the manifest made with it', 'refused');
+    throw new UserError(
+      `module ${manifest.module}: the image has SHA-256 ${digest}, its manifest says ${manifest.image}`,
+      'link the module again, or use the manifest made with it',
+      'refused',
+    );
   }
   return { image: imageFromElf(image, manifest), digest, decision: decide(manifest, grants, config, privileges) };
 }
@@ -150,8 +177,16 @@ function decide(manifest: Manifest, grants: readonly unknown[], config: VmConfig
   }
   if (held.length === 0) return { granted: false, reason };
   const policies = [...held.map(({ onViolation }) => onViolation), ...(config.onViolation ? [config.onViolation] : [])];
-  const strictest = (['stop', 'quarantine', 'log'] as const satisfies readonly ViolationPolicy[]).find((policy) => policies.includes(policy)) ?? 'quarantine';
-  return { granted: true, privileges: held.flatMap((grant) => grant.privileges.map((privilege) => privileges.configure(privilege, { digest, sections: manifest.sections }))), onViolation: strictest };
+  const strictest =
+    (['stop', 'quarantine', 'log'] as const satisfies readonly ViolationPolicy[]).find((policy) => policies.includes(policy)) ??
+    'quarantine';
+  return {
+    granted: true,
+    privileges: held.flatMap((grant) =>
+      grant.privileges.map((privilege) => privileges.configure(privilege, { digest, sections: manifest.sections })),
+    ),
+    onViolation: strictest,
+  };
 }
 
 /** A PCI function as the privileges see it. */
@@ -161,12 +196,18 @@ function pciDevice(board: Board, address: string): PciDevicePort | undefined {
   const found = board.pci.functions.find((entry) => entry.slot === slot)?.function;
   if (!found) return undefined;
   const ranges = (kind: 'memory' | 'io') =>
-    board.pci.barsOf(slot).filter((bar) => bar.kind === kind && bar.decoded).map(({ start, size }) => ({ start, end: start + size }));
+    board.pci
+      .barsOf(slot)
+      .filter((bar) => bar.kind === kind && bar.decoded)
+      .map(({ start, size }) => ({ start, end: start + size }));
   return {
     vendor: found.vendor,
     product: found.device,
     memoryRanges: () => ranges('memory'),
     ioRanges: () => ranges('io'),
-    onBarChange: (listener) => board.pci.onBarChange((changed) => { if (changed === slot) listener(); }),
+    onBarChange: (listener) =>
+      board.pci.onBarChange((changed) => {
+        if (changed === slot) listener();
+      }),
   };
 }

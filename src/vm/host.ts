@@ -52,7 +52,11 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     Atomics.add(words, BELL.rung, 1);
     Atomics.notify(words, BELL.rung);
   };
-  const links = await openCardLinks(config.cards, ring, createLog('net', (record) => listener.log?.(record), config.log));
+  const links = await openCardLinks(
+    config.cards,
+    ring,
+    createLog('net', (record) => listener.log?.(record), config.log),
+  );
   const { port1, port2 } = new MessageChannel();
   const workerData: WorkerData & { port: unknown } = { config, bell, links: links.buffers, port: port2 };
   const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, transferList: [port2] });
@@ -74,18 +78,30 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
           void taken.then(handled);
           return;
         }
-        case 'event': listener.event?.(message.event); break;
-        case 'log': listener.log?.(message.record); break;
-        case 'searched': searches[message.id]?.(message.search); break;
-        case 'ended': resolve({ outcome: message.outcome, report: message.report }); break;
+        case 'event':
+          listener.event?.(message.event);
+          break;
+        case 'log':
+          listener.log?.(message.record);
+          break;
+        case 'searched':
+          searches[message.id]?.(message.search);
+          break;
+        case 'ended':
+          resolve({ outcome: message.outcome, report: message.report });
+          break;
         case 'error':
-          reject(message.defect === undefined ? new UserError(message.message, message.fix, message.exit as ExitName) : new Error(`${message.message}\n${message.defect}`));
+          reject(
+            message.defect === undefined
+              ? new UserError(message.message, message.fix, message.exit as ExitName)
+              : new Error(`${message.message}\n${message.defect}`),
+          );
           break;
       }
       handled();
     });
     worker.on('error', reject);
-    worker.on('exit', () => reject(new Error('the machine\'s thread ended without a result')));
+    worker.on('exit', () => reject(new Error("the machine's thread ended without a result")));
   });
   const close = () => {
     port1.close();
@@ -99,10 +115,13 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
       post({ kind: 'input', bytes });
     },
     inputBacklog: () => Atomics.load(words, BELL.input),
-    search: (needles) => Promise.race([
-      new Promise<MemorySearch>((resolve) => post({ kind: 'search', id: searches.push(resolve) - 1, needles: [...needles] })),
-      ended.then(() => { throw new Error('the machine has ended'); }),
-    ]),
+    search: (needles) =>
+      Promise.race([
+        new Promise<MemorySearch>((resolve) => post({ kind: 'search', id: searches.push(resolve) - 1, needles: [...needles] })),
+        ended.then(() => {
+          throw new Error('the machine has ended');
+        }),
+      ]),
     stop() {
       Atomics.store(words, BELL.stopping, 1);
       Atomics.notify(words, BELL.messages);

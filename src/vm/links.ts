@@ -24,7 +24,9 @@ export function isLocal({ net }: CardConfig): boolean {
 export async function openCardLinks(cards: readonly CardConfig[], ring: () => void, log: Log): Promise<CardLinks> {
   const buffers: (SharedArrayBuffer | undefined)[] = [];
   const sides: NetworkSide[] = [];
-  const close = () => { for (const side of sides) side.close(); };
+  const close = () => {
+    for (const side of sides) side.close();
+  };
   try {
     for (const card of cards) {
       if (isLocal(card)) {

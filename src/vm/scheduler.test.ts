@@ -30,7 +30,9 @@ function setUp(count: number, options: Partial<SchedulerOptions> = {}) {
     const end = now + time;
     while (now < end && scheduler.step(end));
   };
-  const skip = (time: number) => { now += time; };
+  const skip = (time: number) => {
+    now += time;
+  };
   return { cpus, scheduler, turns, moves, runFor, skip, now: () => now };
 }
 const MS = 1e6;
@@ -100,13 +102,26 @@ describe('turns', () => {
 
 describe('cores', () => {
   test('a virtual CPU alone on its core gets as much as all that share another', () => {
-    const { cpus, runFor } = setUp(3, { cores: 2, pins: new Map([[0, 0], [1, 1], [2, 1]]) });
+    const { cpus, runFor } = setUp(3, {
+      cores: 2,
+      pins: new Map([
+        [0, 0],
+        [1, 1],
+        [2, 1],
+      ]),
+    });
     runFor(40 * MS);
     expect(shares(cpus)).toEqual([50, 25, 25]);
   });
 
   test('CPUs are spread over the cores at first; pins come before that', () => {
-    const { scheduler } = setUp(5, { cores: 2, pins: new Map([[0, 1], [3, 0]]) });
+    const { scheduler } = setUp(5, {
+      cores: 2,
+      pins: new Map([
+        [0, 1],
+        [3, 0],
+      ]),
+    });
     expect([0, 1, 2, 3, 4].map((cpu) => scheduler.coreOf(cpu))).toEqual([1, 1, 0, 0, 0]);
   });
 
@@ -126,7 +141,13 @@ describe('cores', () => {
   });
 
   test('pinned CPUs never move', () => {
-    const { moves, runFor } = setUp(2, { cores: 2, pins: new Map([[0, 0], [1, 0]]) });
+    const { moves, runFor } = setUp(2, {
+      cores: 2,
+      pins: new Map([
+        [0, 0],
+        [1, 0],
+      ]),
+    });
     runFor(200 * MS);
     expect(moves).toEqual([]);
   });
@@ -139,7 +160,10 @@ describe('cores', () => {
     expect(moves).toEqual([[1, 1, 0]]);
     scheduler.pin(1, undefined);
     runFor(100 * MS);
-    expect(moves).toEqual([[1, 1, 0], [1, 0, 1]]);
+    expect(moves).toEqual([
+      [1, 1, 0],
+      [1, 0, 1],
+    ]);
   });
 
   test('idle time is no demand: what ran little before a long sleep is not moved for it', () => {

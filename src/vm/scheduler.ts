@@ -81,7 +81,9 @@ export class Scheduler {
     this.pins = new Map(pins);
     for (const [cpu, core] of this.pins) this.check(cpu, core);
     this.place = cpus.map((_, cpu) => this.pins.get(cpu) ?? cpu % cores);
-    this.place.forEach((core, cpu) => { this.cores[core].queue.push(cpu); });
+    this.place.forEach((core, cpu) => {
+      this.cores[core].queue.push(cpu);
+    });
     this.random = seed === undefined ? () => 0 : generator(seed);
     this.demand = new Float64Array(cpus.length);
     this.accounted = this.balanced = options.now();

@@ -27,12 +27,24 @@ function setUp(cpus = 2) {
   const resets: number[] = [];
   const vcpus: Vcpu[] = [];
   const board = createBoard({
-    memory: engine.memory, now: () => engine.time, cpus, tscFrequency: 1e9, serial: { write: () => {} }, wallClock: () => 0, log: silentLog,
-    onPower: () => {}, onInterrupt: (cpu) => vcpus[cpu]?.notify(),
+    memory: engine.memory,
+    now: () => engine.time,
+    cpus,
+    tscFrequency: 1e9,
+    serial: { write: () => {} },
+    wallClock: () => 0,
+    log: silentLog,
+    onPower: () => {},
+    onInterrupt: (cpu) => vcpus[cpu]?.notify(),
   });
   const guard = {
-    handle: () => 'not-mine' as const, portRefused: () => false, windowRefused: () => {}, msrAccess: () => false,
-    reset: ({ index }: { index: number }) => { resets.push(index); },
+    handle: () => 'not-mine' as const,
+    portRefused: () => false,
+    windowRefused: () => {},
+    msrAccess: () => false,
+    reset: ({ index }: { index: number }) => {
+      resets.push(index);
+    },
   };
   for (const cpu of engine.cpus) vcpus.push(new Vcpu(cpu, { engine, board, guard, log: silentLog, end: (outcome) => ends.push(outcome) }));
   /** The CPU executes these exits, one a turn. */
@@ -63,7 +75,9 @@ describe('start-up', () => {
     const { engine, vcpus, send } = setUp();
     const [, cpu] = engine.cpus;
     const segments: unknown[] = [];
-    cpu.writeSystem = (system) => { segments.push(system.segments[SEG.cs]); };
+    cpu.writeSystem = (system) => {
+      segments.push(system.segments[SEG.cs]);
+    };
     send(1, INIT);
     expect(vcpus[1].runnable).toBe(true);
     vcpus[1].run(1e6, false);
@@ -84,7 +98,7 @@ describe('start-up', () => {
   test('one message to all but the sender starts them all', () => {
     const { vcpus, send } = setUp(4);
     send(0, INIT | ALL_BUT_SELF);
-    send(0, (STARTUP | 0x08) | ALL_BUT_SELF);
+    send(0, STARTUP | 0x08 | ALL_BUT_SELF);
     for (const vcpu of vcpus) vcpu.run(1e6, false);
     expect(vcpus.map(({ state }) => state)).toEqual(['running', 'running', 'running', 'running']);
   });
@@ -92,7 +106,9 @@ describe('start-up', () => {
   test('interrupts and NMIs do not start a waiting CPU', () => {
     const { engine, vcpus, send } = setUp();
     let nmis = 0;
-    engine.cpus[1].nmi = () => { nmis += 1; };
+    engine.cpus[1].nmi = () => {
+      nmis += 1;
+    };
     send(1, NMI);
     send(1, FIXED | 0x40);
     vcpus[1].run(1e6, false);
@@ -106,7 +122,9 @@ describe('INIT', () => {
     const { engine, vcpus, resets, send, start } = setUp();
     start(1);
     const kinds: string[] = [];
-    engine.cpus[1].reset = (kind?: string) => { kinds.push(kind ?? ''); };
+    engine.cpus[1].reset = (kind?: string) => {
+      kinds.push(kind ?? '');
+    };
     send(1, INIT);
     vcpus[1].run(1e6, false);
     expect([vcpus[1].state, kinds]).toEqual(['waiting', ['init']]);
@@ -148,7 +166,9 @@ describe('halting', () => {
     vcpus[1].run(1e6, false);
     expect([vcpus[1].state, vcpus[1].runnable, vcpus[1].stuck]).toEqual(['halted', false, true]);
     let nmis = 0;
-    engine.cpus[1].nmi = () => { nmis += 1; };
+    engine.cpus[1].nmi = () => {
+      nmis += 1;
+    };
     send(1, NMI);
     vcpus[1].run(1e6, false);
     expect([vcpus[1].state, nmis]).toEqual(['running', 1]);
@@ -173,7 +193,8 @@ describe('halting', () => {
     engine.cpus[1].instructions = 7;
     perform(1, HALT);
     expect(vcpus.map((vcpu) => vcpu.report())).toEqual([
-      { cpu: 0, instructions: 0, halts: 0, crossings: 0 }, { cpu: 1, instructions: 7, halts: 1, crossings: 0 },
+      { cpu: 0, instructions: 0, halts: 0, crossings: 0 },
+      { cpu: 1, instructions: 7, halts: 1, crossings: 0 },
     ]);
   });
 });

@@ -40,7 +40,10 @@ export class Vcpu implements Schedulable {
   private readonly msrWords = new Uint32Array(2);
 
   /** CPU 0 is the bootstrap processor and runs at once; the others wait to be started. */
-  constructor(readonly cpu: Cpu, private readonly ports: VcpuPorts) {
+  constructor(
+    readonly cpu: Cpu,
+    private readonly ports: VcpuPorts,
+  ) {
     this.lapic = ports.board.lapic(cpu.index);
     this.state = cpu.index === 0 ? 'running' : 'waiting';
   }
@@ -73,7 +76,10 @@ export class Vcpu implements Schedulable {
 
   /** Hands the CPU an interrupt that its local APIC, or the 8259s, have for it. One that halted with interrupts off sleeps on. */
   private offerInterrupt(): void {
-    const { cpu, ports: { board } } = this;
+    const {
+      cpu,
+      ports: { board },
+    } = this;
     if (board.interruptFor(cpu.index) < 0) return;
     if (!cpu.canInterrupt) {
       cpu.requestInterruptWindow();
@@ -88,10 +94,17 @@ export class Vcpu implements Schedulable {
   private takeEvents(): void {
     for (let event = this.lapic.takeEvent(); event !== undefined; event = this.lapic.takeEvent()) {
       switch (event.kind) {
-        case 'nmi': this.nmi(); break;
-        case 'init': this.init(); break;
-        case 'startup': this.startUp(event.vector); break;
-        default: unreachable(event);
+        case 'nmi':
+          this.nmi();
+          break;
+        case 'init':
+          this.init();
+          break;
+        case 'startup':
+          this.startUp(event.vector);
+          break;
+        default:
+          unreachable(event);
       }
     }
   }
@@ -131,7 +144,10 @@ export class Vcpu implements Schedulable {
 
   /** Answers an exit. True if the CPU gave up its turn in a busy wait. */
   private dispatch(first: Exit, until: number, yields: boolean): boolean {
-    const { cpu, ports: { board, guard, engine, end } } = this;
+    const {
+      cpu,
+      ports: { board, guard, engine, end },
+    } = this;
     let exit = first;
     // Border crossings come in thousands: stay in this loop while there are no others. The turn is not renewed, or a guest that does
     // nothing else would never let the outside in.
@@ -151,14 +167,28 @@ export class Vcpu implements Schedulable {
         if (!exit.write) cpu.completeRead(guard.portRefused(cpu, exit) ? onesOf(exit.size) : board.io(exit.port, exit.size, false, 0));
         else if (!guard.portRefused(cpu, exit)) board.io(exit.port, exit.size, true, exit.value);
         return false;
-      case 'mmio': this.memoryAccess(exit); return false;
-      case 'msr': this.msrAccess(exit.write, exit.index); return false;
-      case 'halt': case 'mwait': this.halt(); return false;
-      case 'shutdown': end({ kind: 'crash' }); return false;
-      case 'debug': end({ kind: 'failed', reason: exit.reason }); return false;
-      case 'window': return false;
-      case 'budget': return yields && engine.clock.now() < until;
-      default: return unreachable(exit);
+      case 'mmio':
+        this.memoryAccess(exit);
+        return false;
+      case 'msr':
+        this.msrAccess(exit.write, exit.index);
+        return false;
+      case 'halt':
+      case 'mwait':
+        this.halt();
+        return false;
+      case 'shutdown':
+        end({ kind: 'crash' });
+        return false;
+      case 'debug':
+        end({ kind: 'failed', reason: exit.reason });
+        return false;
+      case 'window':
+        return false;
+      case 'budget':
+        return yields && engine.clock.now() < until;
+      default:
+        return unreachable(exit);
     }
   }
 
@@ -172,7 +202,11 @@ export class Vcpu implements Schedulable {
   }
 
   private memoryAccess(exit: Extract<Exit, { kind: 'mmio' }>): void {
-    const { cpu, lapic, ports: { board, guard, engine } } = this;
+    const {
+      cpu,
+      lapic,
+      ports: { board, guard, engine },
+    } = this;
     const { gpa, size, write, value } = exit;
     if (exit.refused) {
       guard.windowRefused(cpu, exit);

@@ -52,7 +52,10 @@ export class Vm {
     this.log = createLog('vm', ports.log, config.log);
     this.vcpus = engine.cpus.map((cpu) => new Vcpu(cpu, { engine, board, guard, log: this.log, end: (outcome) => this.end(outcome) }));
     this.scheduler = new Scheduler({
-      cpus: this.vcpus, cores: config.cores ?? this.vcpus.length, pins: new Map(config.pins), seed: config.seed,
+      cpus: this.vcpus,
+      cores: config.cores ?? this.vcpus.length,
+      pins: new Map(config.pins),
+      seed: config.seed,
       now: () => engine.clock.now(),
       moved: (cpu, from, to) => ports.event({ event: 'cpu.moved', time: engine.clock.now(), cpu, from, to }),
     });
@@ -82,15 +85,20 @@ export class Vm {
     vm = new Vm(config, ports, engine, board, cards, guard);
     const acpi = board.acpiTables();
     engine.memory.bytes.set(acpi.bytes, acpi.address);
-    boot(engine.cpus[0], engine.memory, {
-      elf: config.kernel.elf,
-      setupHeader: config.kernel.setupHeader,
-      name: config.kernel.name,
-      initramfs: config.initramfs,
-      commandLine: config.commandLine,
-      memoryMap: board.memoryMap(),
-      rsdp: acpi.address,
-    }, config.boot);
+    boot(
+      engine.cpus[0],
+      engine.memory,
+      {
+        elf: config.kernel.elf,
+        setupHeader: config.kernel.setupHeader,
+        name: config.kernel.name,
+        initramfs: config.initramfs,
+        commandLine: config.commandLine,
+        memoryMap: board.memoryMap(),
+        rsdp: acpi.address,
+      },
+      config.boot,
+    );
     return vm;
   }
 
@@ -128,8 +136,13 @@ export class Vm {
   run(): Outcome {
     const { config, engine, board } = this;
     this.ports.event({
-      event: 'vm.started', time: engine.clock.now(), name: config.name, engine: engine.name, memory: engine.memory.size,
-      cpus: this.vcpus.length, cores: config.cores ?? this.vcpus.length,
+      event: 'vm.started',
+      time: engine.clock.now(),
+      name: config.name,
+      engine: engine.name,
+      memory: engine.memory.size,
+      cpus: this.vcpus.length,
+      cores: config.cores ?? this.vcpus.length,
     });
     while (this.outcome === undefined) {
       this.ports.poll();

@@ -41,7 +41,9 @@ try {
     sleep(milliseconds) {
       Atomics.wait(bellWords, BELL.rung, seen, milliseconds);
     },
-    inputTaken: (bytes) => { Atomics.sub(bellWords, BELL.input, bytes); },
+    inputTaken: (bytes) => {
+      Atomics.sub(bellWords, BELL.input, bytes);
+    },
   });
   const outcome = vm.run();
   send({ kind: 'ended', outcome, report: vm.report() });

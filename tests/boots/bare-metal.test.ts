@@ -9,13 +9,18 @@ import { elf32, exitWith, HALT, print, RESET, SPIN, TRIPLE_FAULT } from './bare-
 
 const cli = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let folder: string;
-beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'boots-')); });
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'boots-'));
+});
 afterAll(() => rmSync(folder, { recursive: true }));
 
 function run(kernel: Uint8Array, ...more: string[]): { code: number | null; out: string; err: string } {
   const path = join(folder, 'kernel.elf');
   writeFileSync(path, kernel);
-  const result = spawnSync(process.execPath, [cli, 'run', '--kernel', path, '--memory', '16M', '--debug-exit', '0xf4', ...more], { encoding: 'utf8', input: '' });
+  const result = spawnSync(process.execPath, [cli, 'run', '--kernel', path, '--memory', '16M', '--debug-exit', '0xf4', ...more], {
+    encoding: 'utf8',
+    input: '',
+  });
   return { code: result.status, out: result.stdout, err: result.stderr };
 }
 const code = (...parts: number[][]) => Uint8Array.from(parts.flat());

@@ -20,11 +20,12 @@ export function elf32(code: Uint8Array, options: { multiboot?: boolean; pvh?: bo
   file.writeUInt16LE(32, 42);
   file.writeUInt16LE(options.pvh ? 2 : 1, 44);
   const header = (at: number, type: number, offset: number, size: number) => {
-    for (const [index, value] of [type, offset, LOAD + offset, LOAD + offset, size, size, 7, 4].entries()) file.writeUInt32LE(value, at + index * 4);
+    for (const [index, value] of [type, offset, LOAD + offset, LOAD + offset, size, size, 7, 4].entries())
+      file.writeUInt32LE(value, at + index * 4);
   };
   header(52, 1, 0, file.length);
   if (options.multiboot) {
-    for (const [index, value] of [0x1badb002, 0, (-0x1badb002) >>> 0].entries()) file.writeUInt32LE(value, HEADER + index * 4);
+    for (const [index, value] of [0x1badb002, 0, -0x1badb002 >>> 0].entries()) file.writeUInt32LE(value, HEADER + index * 4);
   }
   file.set(code, HEADER + multiboot);
   if (options.pvh) {

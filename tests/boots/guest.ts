@@ -13,12 +13,26 @@ export const cli = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.u
 /** The invariants of the border are watched in every test. */
 const WATCHED = { PORTCULLIS_WATCH: '1' };
 
-export interface Finished { code: number | null; out: string; err: string }
+export interface Finished {
+  code: number | null;
+  out: string;
+  err: string;
+}
 
 /** Runs the command line to its end. `input` goes to standard input. */
-export function portcullis(args: readonly string[], options: { input?: string; cwd?: string; env?: Record<string, string> } = {}): Finished {
+export function portcullis(
+  args: readonly string[],
+  options: { input?: string; cwd?: string; env?: Record<string, string> } = {},
+): Finished {
   const { input = '', cwd, env } = options;
-  const result = spawnSync(process.execPath, [cli, ...args], { encoding: 'utf8', input, cwd, env: { ...process.env, ...WATCHED, ...env }, maxBuffer: 64 << 20, timeout: 180_000 });
+  const result = spawnSync(process.execPath, [cli, ...args], {
+    encoding: 'utf8',
+    input,
+    cwd,
+    env: { ...process.env, ...WATCHED, ...env },
+    maxBuffer: 64 << 20,
+    timeout: 180_000,
+  });
   return { code: result.status, out: result.stdout, err: result.stderr };
 }
 
@@ -41,10 +55,16 @@ export function scratch(): { folder: string; write(name: string, data: string | 
 }
 
 /** Boots the stock kernel with `script` as its start script; gives the result of --json and the console. */
-export function boot(folder: string, script: string, ...args: string[]): { code: number | null; result: ReturnType<typeof lastJson>; console: string } {
+export function boot(
+  folder: string,
+  script: string,
+  ...args: string[]
+): { code: number | null; result: ReturnType<typeof lastJson>; console: string } {
   const path = join(folder, 'start.sh');
   writeFileSync(path, script);
-  const { code, out, err } = portcullis(['run', '--json', '--start', path, '--append', 'quiet', '--timeout', '120', ...args], { cwd: folder });
+  const { code, out, err } = portcullis(['run', '--json', '--start', path, '--append', 'quiet', '--timeout', '120', ...args], {
+    cwd: folder,
+  });
   return { code, result: lastJson(out), console: err.replaceAll('\r', '') };
 }
 

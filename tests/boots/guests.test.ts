@@ -23,7 +23,9 @@ describe('how a guest ends', () => {
 });
 
 test('what is piped in before the guest listens reaches its shell', { timeout: 120_000 }, () => {
-  const { code, out } = portcullis(['run', '--append', 'quiet', '--timeout', '60'], { input: 'echo $((6 * 7))-from-the-pipe\npoweroff -f\n' });
+  const { code, out } = portcullis(['run', '--append', 'quiet', '--timeout', '60'], {
+    input: 'echo $((6 * 7))-from-the-pipe\npoweroff -f\n',
+  });
   expect(code).toBe(0);
   expect(out).toContain('42-from-the-pipe');
 });
@@ -39,27 +41,69 @@ test('with the deterministic clock the same guest runs the same, to the byte and
 
 test('a 32-bit user program prints and exits by int 0x80', { timeout: 120_000 }, () => {
   const text = 'thirty-two bits\n';
-  const program = elf32(Uint8Array.from([
-    0xe8, text.length, 0, 0, 0, ...Buffer.from(text), // call over the text
-    0x59, // pop ecx
-    0xba, text.length, 0, 0, 0, // mov edx, length
-    0xbb, 1, 0, 0, 0, 0xb8, 4, 0, 0, 0, 0xcd, 0x80, // write(1, ecx, edx)
-    0xbb, 7, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xcd, 0x80, // exit(7)
-  ]));
+  const program = elf32(
+    Uint8Array.from([
+      0xe8,
+      text.length,
+      0,
+      0,
+      0,
+      ...Buffer.from(text), // call over the text
+      0x59, // pop ecx
+      0xba,
+      text.length,
+      0,
+      0,
+      0, // mov edx, length
+      0xbb,
+      1,
+      0,
+      0,
+      0,
+      0xb8,
+      4,
+      0,
+      0,
+      0,
+      0xcd,
+      0x80, // write(1, ecx, edx)
+      0xbb,
+      7,
+      0,
+      0,
+      0,
+      0xb8,
+      1,
+      0,
+      0,
+      0,
+      0xcd,
+      0x80, // exit(7)
+    ]),
+  );
   const { console: screen } = boot(space.folder, '/program; echo "code $?"', '--put', `program=${space.write('program', program)}`);
   expect(screen).toContain('thirty-two bits\ncode 7');
 });
 
 const lacking = ['gcc', 'make'].filter((name) => !isOnPath(name));
-test.skipIf(skipReason(lacking.length ? `no ${lacking.join(' and ')}: C module not built` : undefined))('a C module is built, linked, granted, and runs guarded', { timeout: 240_000 }, () => {
-  const source = fileURLToPath(new URL('../../modules/example/example.c', import.meta.url));
-  const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
-  ok('build-module', source);
-  expect(existsSync(`${space.folder}/example.ko`)).toBe(true);
-  ok('link', './example.ko');
-  ok('keygen', 'admin');
-  ok('grant', '--manifest', 'example.guarded.ko.manifest.json', '--key', 'admin.key', '--vm', 'vm', '--output', 'example.grant.json');
-  const { code, result, console: screen } = boot(space.folder, `
+test.skipIf(skipReason(lacking.length ? `no ${lacking.join(' and ')}: C module not built` : undefined))(
+  'a C module is built, linked, granted, and runs guarded',
+  { timeout: 240_000 },
+  () => {
+    const source = fileURLToPath(new URL('../../modules/example/example.c', import.meta.url));
+    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    ok('build-module', source);
+    expect(existsSync(`${space.folder}/example.ko`)).toBe(true);
+    ok('link', './example.ko');
+    ok('keygen', 'admin');
+    ok('grant', '--manifest', 'example.guarded.ko.manifest.json', '--key', 'admin.key', '--vm', 'vm', '--output', 'example.grant.json');
+    const {
+      code,
+      result,
+      console: screen,
+    } = boot(
+      space.folder,
+      `
 cd /sys/module
 insmod /lib/modules/example.ko step=20
 cat example/parameters/counter
@@ -67,14 +111,22 @@ echo 1 > example/parameters/step
 cat example/parameters/counter
 rmmod example
 dmesg | grep example:
-`, '--module', 'example.guarded.ko', '--grant', 'example.grant.json', '--trust', 'admin.pub');
-  expect(code).toBe(0);
-  expect(screen).toMatch(/\n20\n21\n/);
-  expect(screen).toContain('example: loaded, step 20');
-  expect(screen).toContain('example: unloaded after 21');
-  expect(result.modules).toEqual([{ module: 'example', state: 'ended', calls: { in: 4, out: 4 } }]);
-  expect(result.refusals).toEqual([]);
-});
+`,
+      '--module',
+      'example.guarded.ko',
+      '--grant',
+      'example.grant.json',
+      '--trust',
+      'admin.pub',
+    );
+    expect(code).toBe(0);
+    expect(screen).toMatch(/\n20\n21\n/);
+    expect(screen).toContain('example: loaded, step 20');
+    expect(screen).toContain('example: unloaded after 21');
+    expect(result.modules).toEqual([{ module: 'example', state: 'ended', calls: { in: 4, out: 4 } }]);
+    expect(result.refusals).toEqual([]);
+  },
+);
 
 test('a module that does not compile: the compiler is quoted, without our folders', () => {
   if (lacking.length) return expect(lacking).not.toEqual([]);

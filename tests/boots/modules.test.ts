@@ -17,7 +17,9 @@ beforeAll(() => {
   }
   const needed = [...new Set(MODULES.flatMap(dependencies))].filter((name) => !MODULES.includes(name));
   for (const name of needed) options.push('--put', `lib/modules/stock/${name}.ko=${stockModule(name)}`);
-  result.boot = boot(space.folder, `
+  result.boot = boot(
+    space.folder,
+    `
 for name in ${needed.join(' ')}; do insmod /lib/modules/stock/$name.ko; done
 for name in ${MODULES.join(' ')}; do
   insmod /lib/modules/$name.ko && echo "@@ $name loaded"
@@ -25,7 +27,9 @@ for name in ${MODULES.join(' ')}; do
   rmmod $name && echo "@@ $name unloaded"
 done
 dmesg | grep -E 'BUG:|Oops|general protection|Call Trace|WARNING' | sed 's/^/@@ kernel: /'
-`, ...options);
+`,
+    ...options,
+  );
 }, 240_000);
 afterAll(() => space.remove());
 

@@ -22,16 +22,31 @@ function command(file: string, args: string[]): Promise<Finished> {
     const child = spawn(file, args, { cwd: space.folder, stdio: ['ignore', 'pipe', 'pipe'], timeout: 180_000 });
     let out = '';
     let err = '';
-    child.stdout.on('data', (chunk) => { out += chunk; });
-    child.stderr.on('data', (chunk) => { err += chunk; });
+    child.stdout.on('data', (chunk) => {
+      out += chunk;
+    });
+    child.stderr.on('data', (chunk) => {
+      err += chunk;
+    });
     child.on('error', reject);
     child.on('close', (code) => resolve({ code, out: out.replaceAll('\r', ''), err }));
   });
 }
 
 /** Arguments for a guest with the stock driver loaded that runs `script`. */
-const guest = (script: string, ...args: string[]) => [cli, 'run', '--append', 'quiet', '--timeout', '90', '--put', `e1000.ko=${stockModule('e1000')}`,
-  '--start', space.write('start.sh', `insmod /e1000.ko\nip link set eth0 up\n${script}\n`), ...args];
+const guest = (script: string, ...args: string[]) => [
+  cli,
+  'run',
+  '--append',
+  'quiet',
+  '--timeout',
+  '90',
+  '--put',
+  `e1000.ko=${stockModule('e1000')}`,
+  '--start',
+  space.write('start.sh', `insmod /e1000.ko\nip link set eth0 up\n${script}\n`),
+  ...args,
+];
 
 const LEASE = 'udhcpc -i eth0 -n -q -t 5 -T 1 >/dev/null 2>&1; ip -4 -o addr show eth0 | sed "s/.*inet /address /; s/ .*brd.*//"';
 
@@ -42,7 +57,8 @@ test('peer: with a capture that a reader of pcap files understands', { timeout: 
   const capture = readFileSync(join(space.folder, 'peer.pcap'));
   const ethertypes = new Set<number>();
   let packets = 0;
-  for (let at = 24; at < capture.length; packets++) { // libpcap file format: 24-byte header, then 16 bytes before each packet
+  for (let at = 24; at < capture.length; packets++) {
+    // libpcap file format: 24-byte header, then 16 bytes before each packet
     const length = capture.readUInt32LE(at + 8);
     ethertypes.add(capture.readUInt16BE(at + 16 + 12));
     at += 16 + length;
@@ -55,22 +71,34 @@ test('peer: with a capture that a reader of pcap files understands', { timeout: 
   expect(dump.out.match(/ICMP echo reply/g)).toHaveLength(2);
 });
 
-const outside = Object.values(networkInterfaces()).flat().some((entry) => entry && !entry.internal);
-test.skipIf(skipReason(outside ? undefined : 'this host has no network interface: passt has nothing to copy'))('user: through passt to a web server of the host', { timeout: 120_000 }, async () => {
-  const server = createServer((_, response) => response.end('from the host')).listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  try {
-    const { port } = server.address() as AddressInfo;
-    // passt maps the gateway's address to the host's loopback.
-    const { code, out, err } = await command(process.execPath, guest(
-      `${LEASE}\ngateway=$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')\nwget -q -O - http://$gateway:${port}/; echo`, '--net', 'user'));
-    expect(err).not.toContain('[error]');
-    expect(out).toContain('from the host');
-    expect(code).toBe(0);
-  } finally {
-    server.close();
-  }
-});
+const outside = Object.values(networkInterfaces())
+  .flat()
+  .some((entry) => entry && !entry.internal);
+test.skipIf(skipReason(outside ? undefined : 'this host has no network interface: passt has nothing to copy'))(
+  'user: through passt to a web server of the host',
+  { timeout: 120_000 },
+  async () => {
+    const server = createServer((_, response) => response.end('from the host')).listen(0, '127.0.0.1');
+    await new Promise((resolve) => server.once('listening', resolve));
+    try {
+      const { port } = server.address() as AddressInfo;
+      // passt maps the gateway's address to the host's loopback.
+      const { code, out, err } = await command(
+        process.execPath,
+        guest(
+          `${LEASE}\ngateway=$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')\nwget -q -O - http://$gateway:${port}/; echo`,
+          '--net',
+          'user',
+        ),
+      );
+      expect(err).not.toContain('[error]');
+      expect(out).toContain('from the host');
+      expect(code).toBe(0);
+    } finally {
+      server.close();
+    }
+  },
+);
 
 test('stream: another process that speaks the framing', { timeout: 120_000 }, async () => {
   const clock: Clock = {
@@ -88,7 +116,10 @@ test('stream: another process that speaks the framing', { timeout: 120_000 }, as
   const path = join(space.folder, 'far-end.sock');
   const wire = await listenStream({ path }, { log: silentLog });
   const peer = createPeer({ clock, log: silentLog });
-  for (const [from, to] of [[wire, peer], [peer, wire]] as const) {
+  for (const [from, to] of [
+    [wire, peer],
+    [peer, wire],
+  ] as const) {
     from.receive = (frame) => {
       to.send(frame);
       return true;
@@ -109,7 +140,10 @@ test('stream: a far end that sends garbage is cut off, and the guest lives on', 
   await new Promise((resolve) => server.once('listening', resolve));
   try {
     const { port } = server.address() as AddressInfo;
-    const { code, out, err } = await command(process.execPath, guest('ping -c 1 -W 1 -q 10.0.2.2; echo alive', '--net', `stream:tcp:127.0.0.1:${port}`));
+    const { code, out, err } = await command(
+      process.execPath,
+      guest('ping -c 1 -W 1 -q 10.0.2.2; echo alive', '--net', `stream:tcp:127.0.0.1:${port}`),
+    );
     expect(err).toContain('impossible frame');
     expect(out).toContain('alive');
     expect(code).toBe(0);
@@ -138,12 +172,18 @@ test.skipIf(skipReason(tapReason()))('tap: in a network namespace of its own', {
 
 test('hub: two machines of one process reach each other', { timeout: 180_000 }, async () => {
   const dist = (path: string) => JSON.stringify(new URL(`../../dist/${path}`, import.meta.url).href);
-  const script = (own: number, other: number) => space.write(`start-${own}.sh`, `insmod /e1000.ko
+  const script = (own: number, other: number) =>
+    space.write(
+      `start-${own}.sh`,
+      `insmod /e1000.ko
 ip link set eth0 up; ip addr add 10.98.0.${own}/24 dev eth0
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do ping -c 1 -W 1 -q 10.98.0.${other} >/dev/null && { echo reached; break; }; done
 sleep 3
-`);
-  const program = space.write('hub.mjs', `
+`,
+    );
+  const program = space.write(
+    'hub.mjs',
+    `
 import { assemble } from ${dist('cli/assemble.js')};
 import { resolveRunOptions } from ${dist('cli/run-options.js')};
 import { startVm } from ${dist('vm/host.js')};
@@ -156,7 +196,8 @@ const run = async (name, start, mac) => {
   return [outcome.kind, text.includes('reached')];
 };
 console.log(JSON.stringify(await Promise.all([run('one', ${JSON.stringify(script(1, 2))}, '52:54:00:00:00:01'), run('two', ${JSON.stringify(script(2, 1))}, '52:54:00:00:00:02')])));
-`);
+`,
+  );
   const { code, out, err } = await command(process.execPath, [program]);
   expect(out.trim(), err).toBe('[["off",true],["off",true]]');
   expect(code).toBe(0);

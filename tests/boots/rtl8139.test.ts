@@ -74,7 +74,16 @@ say bugs $(dmesg | grep -c -E 'BUG:|Oops|general protection|Call Trace')
 function boot(driver: string, model: string, ...options: string[]) {
   writeFileSync(file('start'), script(driver));
   const run = portcullis(
-    'run', '--json', '--net', `peer,model=${model}`, '--start', file('start'), '--append', 'quiet iomem=relaxed', '--timeout', '250',
+    'run',
+    '--json',
+    '--net',
+    `peer,model=${model}`,
+    '--start',
+    file('start'),
+    '--append',
+    'quiet iomem=relaxed',
+    '--timeout',
+    '250',
     ...options,
   );
   expect(run.status, run.stderr.slice(-4000)).toBe(0);
@@ -84,7 +93,12 @@ function boot(driver: string, model: string, ...options: string[]) {
 
 function expectTraffic({ said, report, console }: ReturnType<typeof boot>): void {
   expect(Object.fromEntries(said), console.slice(-4000)).toMatchObject({
-    loaded: 'yes', ping: '3 packets received', download: contentSha256(DOWNLOAD, 1), errors: '0 0', unloaded: 'yes', bugs: '0',
+    loaded: 'yes',
+    ping: '3 packets received',
+    download: contentSha256(DOWNLOAD, 1),
+    errors: '0 0',
+    unloaded: 'yes',
+    bugs: '0',
   });
   expect(said.get('upload')).toContain(`${said.get('sent')}`);
   const [card] = report.cards;
@@ -106,7 +120,7 @@ describe('stock drivers', () => {
     expectTraffic(boot('8139too', 'rtl8139c', '--put', `lib/modules/mii.ko=${stock('mii')}`, `lib/modules/8139too.ko=${stock('8139too')}`));
   });
 
-  test('8139cp and mii, both guarded: the same traffic, and the card is nobody else\'s', TIMEOUT, () => {
+  test("8139cp and mii, both guarded: the same traffic, and the card is nobody else's", TIMEOUT, () => {
     did('keygen', file('admin'));
     for (const name of ['mii', '8139cp']) {
       const image = file(`${name}.guarded.ko`);
@@ -133,7 +147,10 @@ describe('stock drivers', () => {
       report.callOuts.find((entry: { module: string; symbol: string }) => entry.module === name && entry.symbol === symbol)?.count ?? 0;
     expect(callOuts('8139cp', 'mii_check_media')).toBeGreaterThan(0);
     expect(callOuts('mii', '(by pointer)')).toBeGreaterThan(0);
-    const events = readFileSync(file('events'), 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line));
+    const events = readFileSync(file('events'), 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
     expect(events.filter(({ event }) => event === 'privilege.attached').map((event) => event.module)).toEqual(['8139cp']);
   });
 });

@@ -16,7 +16,13 @@ const lines = (screen: string, name: string) => [...screen.matchAll(new RegExp(`
 
 describe('four CPUs', () => {
   test('all come up, each with its own APIC ID in one package; CPUs go and come back', LIMIT, () => {
-    const { code, result, console: screen } = boot(space.folder, `
+    const {
+      code,
+      result,
+      console: screen,
+    } = boot(
+      space.folder,
+      `
 CPU=/sys/devices/system/cpu
 online() { echo "@@ online $(cat $CPU/online)"; }
 online
@@ -37,7 +43,12 @@ wait
 echo "@@ sums $(cat /tmp/sum* | sort -u | wc -l)"
 echo "@@ call $(grep CAL: /proc/interrupts | sed 's/^ *//' | tr -s ' ' | cut -d' ' -f2-5)"
 ${COMPLAINTS}
-`, '--cpus', '4', '--cores', '2');
+`,
+      '--cpus',
+      '4',
+      '--cores',
+      '2',
+    );
     expect(code).toBe(0);
     expect(lines(screen, 'kernel:')).toEqual([]);
     expect(lines(screen, 'online')).toEqual(['0-3', '0', '0-3', '0-3']);
@@ -99,10 +110,27 @@ test('P1 P8 the stock e1000 guarded on four CPUs: whole downloads, its interrupt
   const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
   ok('keygen', 'admin');
   ok('link', 'e1000');
-  ok('grant', '--manifest', 'e1000.guarded.ko.manifest.json', '--key', 'admin.key', '--vm', 'vm', '--output', 'e1000.grant.json',
-    '--privilege', 'pci-device,device=0000:00:03.0,vendor=8086,product=100e');
+  ok(
+    'grant',
+    '--manifest',
+    'e1000.guarded.ko.manifest.json',
+    '--key',
+    'admin.key',
+    '--vm',
+    'vm',
+    '--output',
+    'e1000.grant.json',
+    '--privilege',
+    'pci-device,device=0000:00:03.0,vendor=8086,product=100e',
+  );
   writeFileSync(join(space.folder, 'probe.ko'), buildProbeModule(kernel.modules));
-  const { code, result, console: screen } = boot(space.folder, `
+  const {
+    code,
+    result,
+    console: screen,
+  } = boot(
+    space.folder,
+    `
 PCI=/sys/bus/pci/devices/0000:00:03.0
 PROBE=/sys/module/${PROBE_NAME}/parameters
 echo 1 > $PCI/enable
@@ -135,8 +163,22 @@ cd /
 ip link set eth0 down
 rmmod e1000 && rmmod ${PROBE_NAME} && echo "@@ unloaded yes"
 ${COMPLAINTS}
-`, '--cpus', '4', '--net', 'peer', '--append', 'quiet iomem=relaxed', '--put', 'lib/modules/probe.ko=probe.ko',
-  '--module', 'e1000.guarded.ko', '--grant', 'e1000.grant.json', '--trust', 'admin.pub');
+`,
+    '--cpus',
+    '4',
+    '--net',
+    'peer',
+    '--append',
+    'quiet iomem=relaxed',
+    '--put',
+    'lib/modules/probe.ko=probe.ko',
+    '--module',
+    'e1000.guarded.ko',
+    '--grant',
+    'e1000.grant.json',
+    '--trust',
+    'admin.pub',
+  );
   expect(code, screen).toBe(0);
   expect(lines(screen, 'kernel:')).toEqual([]);
   expect([lines(screen, 'loaded'), lines(screen, 'unloaded')]).toEqual([['yes'], ['yes']]);

@@ -16,19 +16,37 @@ const tools = ['gcc', 'make', 'strip'].filter((name) => !isOnPath(name));
 const release = cachedKernel()?.release;
 const missing = tools.length > 0 ? `${tools.join(', ')} is not installed: no C modules` : undefined;
 /** Headers come from the network the first time. */
-const offline = missing === undefined && (release === undefined || cachedPackage(`linux-headers-${release}`) === undefined) && process.env.PORTCULLIS_OFFLINE !== undefined
-  ? 'the kernel\'s headers are not in the cache' : undefined;
+const offline =
+  missing === undefined &&
+  (release === undefined || cachedPackage(`linux-headers-${release}`) === undefined) &&
+  process.env.PORTCULLIS_OFFLINE !== undefined
+    ? "the kernel's headers are not in the cache"
+    : undefined;
 const skip = skipReason(missing ?? offline);
 
 const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
 const build = (path: string) => ok('build-module', source(`${path}.c`), '--output', `${path.split('/').at(-1)}.ko`);
 const grant = (module: string, ...privileges: string[]) =>
-  ok('grant', '--manifest', `${module}.guarded.ko.manifest.json`, '--key', 'admin.key', '--vm', 'vm', '--output', `${module}.grant.json`, ...privileges.flatMap((text) => ['--privilege', text]));
+  ok(
+    'grant',
+    '--manifest',
+    `${module}.guarded.ko.manifest.json`,
+    '--key',
+    'admin.key',
+    '--vm',
+    'vm',
+    '--output',
+    `${module}.grant.json`,
+    ...privileges.flatMap((text) => ['--privilege', text]),
+  );
 
 test.skipIf(skip)('demo vault --json: signatures are right, and nobody finds the key', { timeout: 300_000 }, () => {
   const { code, out, err } = portcullis(['demo', 'vault', '--json']);
   const result = lastJson(out);
-  expect(result.checks.filter((check: { ok: boolean }) => !check.ok), err).toEqual([]);
+  expect(
+    result.checks.filter((check: { ok: boolean }) => !check.ok),
+    err,
+  ).toEqual([]);
   expect(result.probes.filter((probe: { ok: boolean }) => !probe.ok)).toEqual([]);
   expect({ code, ok: result.ok }).toEqual({ code: 0, ok: true });
   expect(result.signatures.length).toBe(4);
@@ -49,7 +67,9 @@ describe.skipIf(skip)('the stock network driver and the vault, guarded together 
     ok('link', 'e1000');
     grant('vault', 'secret,name=key,file=key.bin,vmm=vmm.pub');
     grant('e1000', 'pci-device,device=0000:00:03.0,vendor=8086,product=100e');
-    guest = boot(space.folder, `
+    guest = boot(
+      space.folder,
+      `
 insmod /lib/modules/e1000.ko && insmod /lib/modules/vault.ko && echo "@@ loaded"
 ip link set eth0 up && udhcpc -i eth0 -n -q -t 5 -T 1 >/dev/null 2>&1
 wget -q -O /tmp/file "http://10.0.2.2/file?bytes=2097152&seed=1" &
@@ -79,8 +99,26 @@ echo "@@ card $(devmem $(printf '0x%x' $(($(head -n 1 /sys/bus/pci/devices/0000:
 rmmod vault && ping -c 2 -q 10.0.2.2 | grep transmitted | sed 's/^/@@ ping /'
 insmod /lib/modules/vault.ko && rmmod e1000 && printf again > /dev/vault && rmmod vault && echo "@@ unloaded"
 dmesg | grep -E 'BUG:|Oops|general protection|Call Trace' | sed 's/^/@@ kernel: /'
-`, '--append', 'quiet iomem=relaxed', '--trust', 'admin.pub', '--vmm-key', 'vmm.key', '--net', 'peer', '--events', 'events.ndjson',
-      '--put', 'lib/modules/forge.ko=forge.ko', '--module', 'vault.guarded.ko', 'e1000.guarded.ko', '--grant', 'vault.grant.json', 'e1000.grant.json');
+`,
+      '--append',
+      'quiet iomem=relaxed',
+      '--trust',
+      'admin.pub',
+      '--vmm-key',
+      'vmm.key',
+      '--net',
+      'peer',
+      '--events',
+      'events.ndjson',
+      '--put',
+      'lib/modules/forge.ko=forge.ko',
+      '--module',
+      'vault.guarded.ko',
+      'e1000.guarded.ko',
+      '--grant',
+      'vault.grant.json',
+      'e1000.grant.json',
+    );
   }, 240_000);
 
   test('both work while the other does, and after the other has gone', () => {
@@ -101,11 +139,15 @@ dmesg | grep -E 'BUG:|Oops|general protection|Call Trace' | sed 's/^/@@ kernel: 
   });
 
   test('forged files that lie in private memory are refused by the vault itself', () => {
-    for (const section of ['secret.key', 'stack.crypto', 'status']) expect(guest.console).toContain(`@@ forged ${section} ${'-14 -14 '.repeat(3)}`.trim());
+    for (const section of ['secret.key', 'stack.crypto', 'status'])
+      expect(guest.console).toContain(`@@ forged ${section} ${'-14 -14 '.repeat(3)}`.trim());
   });
 
   test('each has its own privilege, and the rest of the guest neither', () => {
-    const events = readFileSync(`${space.folder}/events.ndjson`, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line));
+    const events = readFileSync(`${space.folder}/events.ndjson`, 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
     const attached = events.filter(({ event }) => event === 'privilege.attached').map(({ module, privilege }) => `${module}: ${privilege}`);
     expect([...new Set(attached)].sort()).toEqual(['e1000: PCI device 0000:00:03.0 (8086:100e)', 'vault: secret key']);
     expect(guest.console).toContain('@@ card 0xFFFFFFFF');
@@ -121,7 +163,9 @@ describe.skipIf(skip)('msr and io-port', () => {
     build('registers/registers');
     ok('link', './registers.ko');
     grant('registers', 'msr,read=0x40000000', 'io-port,ports=0xf4');
-    guest = boot(space.folder, `
+    guest = boot(
+      space.folder,
+      `
 insmod /lib/modules/registers-plain.ko
 R=/sys/module/registers/parameters
 echo "@@ plain $(cat $R/msr) $(cat $R/port)"
@@ -137,8 +181,22 @@ dmesg | grep -E 'BUG:|Oops|general protection|Call Trace' | sed 's/^/@@ kernel: 
 echo "@@ still here"
 echo 21 > $R/port
 echo "@@ not reached"
-`, '--trust', 'admin.pub', '--msr', '0x40000000=0x123456789abcdef0', '--debug-exit', '0xf4', '--events', 'registers.ndjson',
-      '--put', 'lib/modules/registers-plain.ko=registers.ko', '--module', 'registers.guarded.ko', '--grant', 'registers.grant.json');
+`,
+      '--trust',
+      'admin.pub',
+      '--msr',
+      '0x40000000=0x123456789abcdef0',
+      '--debug-exit',
+      '0xf4',
+      '--events',
+      'registers.ndjson',
+      '--put',
+      'lib/modules/registers-plain.ko=registers.ko',
+      '--module',
+      'registers.guarded.ko',
+      '--grant',
+      'registers.grant.json',
+    );
   }, 240_000);
 
   test('the guarded module reads its register and its port; on its own it gets nothing', () => {
@@ -153,14 +211,17 @@ echo "@@ not reached"
     expect(guest.console).toContain('@@ after 0x123456789abcdef0');
   });
 
-  test('root gets all ones from the port, its writes go nowhere, and the module\'s write arrives', () => {
+  test("root gets all ones from the port, its writes go nowhere, and the module's write arrives", () => {
     expect(guest.console).toContain('@@ root ff');
     expect(guest.console).toContain('@@ still here');
     expect(guest.console).not.toContain('@@ not reached');
     expect(guest).toMatchObject({ code: 21, result: { outcome: { kind: 'debug-exit', code: 21 } } });
-    const refused = readFileSync(`${space.folder}/registers.ndjson`, 'utf8').split('\n').filter((line) => line.includes('window.refused')).map((line) => JSON.parse(line));
-    expect(refused.map(({ space: kind, access, address }) => `${kind} ${access} ${address}`)).toEqual(expect.arrayContaining(
-      ['msr read 0x40000000', 'msr write 0x40000000', 'port read 0xf4', 'port write 0xf4'],
-    ));
+    const refused = readFileSync(`${space.folder}/registers.ndjson`, 'utf8')
+      .split('\n')
+      .filter((line) => line.includes('window.refused'))
+      .map((line) => JSON.parse(line));
+    expect(refused.map(({ space: kind, access, address }) => `${kind} ${access} ${address}`)).toEqual(
+      expect.arrayContaining(['msr read 0x40000000', 'msr write 0x40000000', 'port read 0xf4', 'port write 0xf4']),
+    );
   });
 });

@@ -42,7 +42,12 @@ export function deviceTests(boot: Boot): void {
       seen.push([exit.write, exit.gpa - DEVICE, exit.size, exit.write ? exit.value : 0]);
       if (!exit.write) guest.cpu.completeRead(exit.gpa === DEVICE + 0x10 ? 0xffffffff : 5);
     }
-    expect(seen).toEqual([[false, 0x10, 4, 0], [false, 0x14, 4, 0], [true, 0x10, 4, 0], [true, 0x14, 4, 8]]);
+    expect(seen).toEqual([
+      [false, 0x10, 4, 0],
+      [false, 0x14, 4, 0],
+      [true, 0x10, 4, 0],
+      [true, 0x14, 4, 8],
+    ]);
     expect(guest.get('rip')).toBe(BigInt(CODE + 5));
   });
 
@@ -55,7 +60,7 @@ export function deviceTests(boot: Boot): void {
     const addresses: number[] = [];
     for (let exit = guest.run(); exit.kind === 'mmio'; exit = guest.run()) {
       addresses.push(exit.gpa - DEVICE);
-      guest.cpu.completeRead(exit.gpa & 0xff | 0x700);
+      guest.cpu.completeRead((exit.gpa & 0xff) | 0x700);
     }
     expect(addresses).toEqual([0, 4, 8]);
     expect([guest.get32(DATA), guest.get32(DATA + 4), guest.get32(DATA + 8)]).toEqual([0x700, 0x704, 0x708]);
@@ -92,7 +97,12 @@ export function deviceTests(boot: Boot): void {
       seen.push([exit.write, exit.size, exit.write ? exit.value : 0]);
       if (!exit.write) guest.cpu.completeRead(answer++);
     }
-    expect(seen).toEqual([[true, 1, 0xaa], [true, 1, 0xbb], [false, 2, 0], [false, 2, 0]]);
+    expect(seen).toEqual([
+      [true, 1, 0xaa],
+      [true, 1, 0xbb],
+      [false, 2, 0],
+      [false, 2, 0],
+    ]);
     expect(guest.get32(DATA + 16)).toBe(0x11111110);
   });
 

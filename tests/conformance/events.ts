@@ -18,7 +18,12 @@ export function eventTests(boot: Boot): void {
     guest.user();
     guest.put(USER, 'cd 80 90 f4'); // int $0x80; nop; hlt
     expect(guest.runToHandler()).toMatchObject({
-      vector: 0x80, rip: USER + 2, cs: SELECTOR.user, rsp: USER_STACK, ss: SELECTOR.userData, stack: RSP0,
+      vector: 0x80,
+      rip: USER + 2,
+      cs: SELECTOR.user,
+      rsp: USER_STACK,
+      ss: SELECTOR.userData,
+      stack: RSP0,
     });
     expect(guest.cpu.privilegeLevel).toBe(0);
     expect(guest.runToHandler()).toMatchObject({ vector: 13, rip: USER + 3, rsp: USER_STACK });
@@ -85,12 +90,15 @@ export function eventTests(boot: Boot): void {
 
   test('interrupt window: at once, after STI and its shadow, and not after MOV SS', () => {
     const guest = boot();
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       90 fb 90 90         ; nop; sti; nop; nop
       fa                  ; cli
       fb                  ; sti
       8e d0               ; mov %eax,%ss
-      90 f4`);
+      90 f4`,
+    );
     guest.set('rax', SELECTOR.data);
     guest.cpu.requestInterruptWindow();
     expect(guest.cpu.canInterrupt).toBe(false);
@@ -130,13 +138,16 @@ export function eventTests(boot: Boot): void {
 
   test('single step: #DB after each instruction, with DR6.BS', () => {
     const guest = boot();
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       9c                  ; pushfq
       81 0c 24 00 01 00 00 ; orl $0x100,(%rsp)
       9d                  ; popfq
       90                  ; nop: the first trap comes after it
       40 b0 07            ; mov $7,%al
-      f4`);
+      f4`,
+    );
     const first = guest.runToHandler();
     expect(first).toMatchObject({ vector: 1, rip: CODE + 10 });
     expect(first.rflags & 0x100).toBe(0x100);
@@ -149,16 +160,19 @@ export function eventTests(boot: Boot): void {
 
   test('a code breakpoint faults before, a data breakpoint traps after', () => {
     const guest = boot();
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       0f 23 c3            ; mov %rbx,%dr0
       0f 23 c9            ; mov %rcx,%dr1
       0f 23 fa            ; mov %rdx,%dr7
       90                  ; nop
       c6 01 05            ; movb $5,(%rcx)
-      90 f4`);
+      90 f4`,
+    );
     guest.set('rbx', CODE + 9);
     guest.set('rcx', SMALL + 0x20);
-    guest.set('rdx', 0x1_0000_0000n >> 32n | 0x5n | (1n << 20n)); // DR0 execute, DR1 write, 1 byte
+    guest.set('rdx', (0x1_0000_0000n >> 32n) | 0x5n | (1n << 20n)); // DR0 execute, DR1 write, 1 byte
     const first = guest.runToHandler();
     expect(first).toMatchObject({ vector: 1, rip: CODE + 9 });
     // The handler must set RF in the frame to get past the breakpoint.

@@ -33,7 +33,15 @@ export const SMALL = 0x20_0000;
 export const HIGH = -(2 ** 47);
 
 export const SELECTOR = {
-  code: 0x08, data: 0x10, user32: 0x1b, userData: 0x23, user: 0x2b, tss: 0x30, code32: 0x40, code16: 0x48, data16: 0x50,
+  code: 0x08,
+  data: 0x10,
+  user32: 0x1b,
+  userData: 0x23,
+  user: 0x2b,
+  tss: 0x30,
+  code32: 0x40,
+  code16: 0x48,
+  data16: 0x50,
 } as const;
 
 const P = 1n;
@@ -52,7 +60,10 @@ export class Guest {
   readonly cpu: Cpu;
   private readonly view: DataView;
 
-  constructor(readonly engine: Engine, readonly index = 0) {
+  constructor(
+    readonly engine: Engine,
+    readonly index = 0,
+  ) {
     this.cpu = engine.cpus[index] as Cpu;
     const { bytes } = engine.memory;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -113,10 +124,16 @@ export class Guest {
     // An address outside RAM for device memory: 1 GiB, mapped by a 1 GiB page
     this.put64(LOW_PDPT + 8, 0x4000_0000n | P | W | U | LARGE);
     const descriptors: [number, bigint][] = [
-      [SELECTOR.code, 0x00af9b000000ffffn], [SELECTOR.data, 0x00cf93000000ffffn], [SELECTOR.user32, 0x00cffb000000ffffn],
-      [SELECTOR.userData, 0x00cff3000000ffffn], [SELECTOR.user, 0x00affb000000ffffn],
-      [SELECTOR.tss, 0x0000890000000067n | (BigInt(TSS & 0xffffff) << 16n)], [SELECTOR.tss + 8, 0n],
-      [SELECTOR.code32, 0x00cf9b000000ffffn], [SELECTOR.code16, 0x00009b000000ffffn], [SELECTOR.data16, 0x000093000000ffffn],
+      [SELECTOR.code, 0x00af9b000000ffffn],
+      [SELECTOR.data, 0x00cf93000000ffffn],
+      [SELECTOR.user32, 0x00cffb000000ffffn],
+      [SELECTOR.userData, 0x00cff3000000ffffn],
+      [SELECTOR.user, 0x00affb000000ffffn],
+      [SELECTOR.tss, 0x0000890000000067n | (BigInt(TSS & 0xffffff) << 16n)],
+      [SELECTOR.tss + 8, 0n],
+      [SELECTOR.code32, 0x00cf9b000000ffffn],
+      [SELECTOR.code16, 0x00009b000000ffffn],
+      [SELECTOR.data16, 0x000093000000ffffn],
     ];
     for (const [selector, descriptor] of descriptors) this.put64(GDT + (selector & ~7), descriptor);
     for (let vector = 0; vector < 256; vector++) {
@@ -133,9 +150,16 @@ export class Guest {
   gate(vector: number, offset: number, { dpl = 3, ist = 0, trap = false, selector = SELECTOR.code as number } = {}): void {
     const target = BigInt.asUintN(64, BigInt(offset));
     const type = trap ? 15n : 14n;
-    this.put64(IDT + 16 * vector,
-      (target & 0xffffn) | (BigInt(selector) << 16n) | (BigInt(ist) << 32n) | (type << 40n) | (BigInt(dpl) << 45n) | (1n << 47n)
-        | (((target >> 16n) & 0xffffn) << 48n));
+    this.put64(
+      IDT + 16 * vector,
+      (target & 0xffffn) |
+        (BigInt(selector) << 16n) |
+        (BigInt(ist) << 32n) |
+        (type << 40n) |
+        (BigInt(dpl) << 45n) |
+        (1n << 47n) |
+        (((target >> 16n) & 0xffffn) << 48n),
+    );
     this.put64(IDT + 16 * vector + 8, target >> 32n);
   }
 
@@ -147,8 +171,13 @@ export class Guest {
     for (const index of [SEG.fs, SEG.gs]) system.segments[index] = flat(0, 0);
     system.segments[SEG.tr] = { selector: SELECTOR.tss, base: BigInt(TSS), limit: 0x67, attributes: 0x8b };
     this.cpu.writeSystem({
-      ...system, gdtr: { base: BigInt(GDT), limit: 0xff }, idtr: { base: BigInt(IDT), limit: 0xfff },
-      cr0: 0x8001_0033n, cr3: BigInt(PML4), cr4: 0x6a0n, efer: 0xd01n,
+      ...system,
+      gdtr: { base: BigInt(GDT), limit: 0xff },
+      idtr: { base: BigInt(IDT), limit: 0xfff },
+      cr0: 0x8001_0033n,
+      cr3: BigInt(PML4),
+      cr4: 0x6a0n,
+      efer: 0xd01n,
     });
     this.set('rip', CODE);
     this.set('rsp', STACK);

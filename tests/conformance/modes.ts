@@ -20,14 +20,17 @@ export function modeTests(boot: Boot): void {
     guest.put(0x400 * 0, '00 00');
     guest.put(4 * 0x21, '00 07 00 00'); // vector 21h: 0000:0700
     guest.put(0x700, 'e6 f0 cf'); // out; iret
-    guest.put(0x600, `
+    guest.put(
+      0x600,
+      `
       b8 00 10            ; mov $0x1000,%ax
       8e d8               ; mov %ax,%ds
       8e d0               ; mov %ax,%ss
       bc 00 02            ; mov $0x200,%sp
       c6 06 34 00 5a      ; movb $0x5a,0x34
       cd 21               ; int $0x21
-      e6 f1`);
+      e6 f1`,
+    );
     expect(guest.run()).toMatchObject({ kind: 'io', port: HANDLER_PORT });
     expect(guest.engine.memory.bytes[0x1_0034]).toBe(0x5a);
     expect(guest.get('rsp')).toBe(0x1fan);
@@ -40,14 +43,19 @@ export function modeTests(boot: Boot): void {
     const guest = boot();
     realMode(guest, 0x600);
     guest.put64(0x500, (BigInt(GDT) << 16n) | 0xffn);
-    guest.put(0x600, `
+    guest.put(
+      0x600,
+      `
       0f 01 16 00 05      ; lgdtw 0x500
       0f 20 c0            ; mov %cr0,%eax
       66 83 c8 01         ; or $1,%eax
       0f 22 c0            ; mov %eax,%cr0
       66 ea 20 06 00 00 40 00 ; ljmpl $0x40,$0x620
-      `);
-    guest.put(0x620, `
+      `,
+    );
+    guest.put(
+      0x620,
+      `
       b8 10 00 00 00      ; mov $0x10,%eax
       8e d8 8e d0         ; mov %eax,%ds; mov %eax,%ss
       b8 20 00 00 00      ; mov $0x20,%eax
@@ -61,7 +69,8 @@ export function modeTests(boot: Boot): void {
       0f 20 c0            ; mov %cr0,%eax
       0d 00 00 00 80      ; or $0x80000000,%eax
       0f 22 c0            ; mov %eax,%cr0
-      ea 70 06 00 00 08 00 ; ljmp $8,$0x670`);
+      ea 70 06 00 00 08 00 ; ljmp $8,$0x670`,
+    );
     guest.put(0x670, '48 b8 ef cd ab 89 67 45 23 01 e6 f1'); // movabs $0x123456789abcdef,%rax; out
     guest.runToDone();
     expect(guest.get('rax')).toBe(0x0123456789abcdefn);
@@ -73,12 +82,15 @@ export function modeTests(boot: Boot): void {
     const guest = boot();
     guest.user(SELECTOR.user32);
     guest.set('rax', 0xffffffff_00000000n);
-    guest.put(USER, `
+    guest.put(
+      USER,
+      `
       8e d9               ; mov %ecx,%ds
       40                  ; inc %eax (a REX prefix in 64-bit mode)
       50                  ; push %eax: 4 bytes
       a1 00 00 03 00      ; mov 0x30000,%eax
-      cd 80`);
+      cd 80`,
+    );
     guest.set('rcx', SELECTOR.userData);
     guest.put(0x3_0000, '78 56 34 12');
     const frame = guest.runToHandler();
@@ -91,10 +103,13 @@ export function modeTests(boot: Boot): void {
     const guest = boot();
     guest.put64(GDT + 0x58, 0x0040f30000000fffn); // data, DPL 3, limit FFFh, 32-bit
     guest.user(SELECTOR.user32);
-    guest.put(USER, `
+    guest.put(
+      USER,
+      `
       8e c1               ; mov %ecx,%es
       26 a0 ff 0f 00 00   ; mov %es:0xfff,%al
-      26 66 a1 ff 0f 00 00 ; mov %es:0xfff,%ax`);
+      26 66 a1 ff 0f 00 00 ; mov %es:0xfff,%ax`,
+    );
     guest.set('rcx', 0x5b);
     expect(guest.runToHandler()).toMatchObject({ vector: 13, errorCode: 0, rip: USER + 8 });
   });
@@ -160,7 +175,15 @@ export function modeTests(boot: Boot): void {
       guest.put64(GDT + 0x40, 0x0000_8905_0000_0067n);
       gate32(guest, 0x81, 0xe500, 0x40, 0);
       // EIP, EFLAGS, ESP, ES, CS, SS, DS
-      for (const [offset, value] of [[32, 0x4100], [36, 2], [56, 0x7_1000], [72, 0x10], [76, 0x08], [80, 0x10], [84, 0x10]] as const) {
+      for (const [offset, value] of [
+        [32, 0x4100],
+        [36, 2],
+        [56, 0x7_1000],
+        [72, 0x10],
+        [76, 0x08],
+        [80, 0x10],
+        [84, 0x10],
+      ] as const) {
         guest.engine.memory.words[(tss + offset) / 4] = value;
       }
       guest.put(0x4100, 'e6 f1 cf');
@@ -206,8 +229,16 @@ function protectedMode(guest: Guest, cpl: 0 | 3 = 3): Guest {
   const flat = (selector: number, attributes: number) => ({ selector, base: 0n, limit: 0xffffffff, attributes });
   guest.put64(GDT + 0x08, 0x00cf9b000000ffffn);
   const data = cpl === 3 ? flat(0x23, 0xc0f3) : flat(0x10, 0xc093);
-  system.segments = [data, cpl === 3 ? flat(0x1b, 0xc0fb) : flat(0x08, 0xc09b), data, data, data, data,
-    { selector: 0x30, base: 0x9000n, limit: 0x67, attributes: 0x8b }, { selector: 0, base: 0n, limit: 0, attributes: 0 }];
+  system.segments = [
+    data,
+    cpl === 3 ? flat(0x1b, 0xc0fb) : flat(0x08, 0xc09b),
+    data,
+    data,
+    data,
+    data,
+    { selector: 0x30, base: 0x9000n, limit: 0x67, attributes: 0x8b },
+    { selector: 0, base: 0n, limit: 0, attributes: 0 },
+  ];
   guest.put64(GDT + 0x30, 0x00008b0090000067n);
   guest.put64(0x9000, 0x7_0000n << 32n);
   guest.put64(0x9008, 0x10n);

@@ -90,12 +90,15 @@ export function pagingTests(boot: Boot): void {
     const guest = boot();
     guest.engine.memory.bytes[SMALL] = 1;
     guest.engine.memory.bytes[SMALL + 0x1000] = 2;
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       8a 03               ; mov (%rbx),%al
       48 89 11            ; mov %rdx,(%rcx)
       0f 01 3b            ; invlpg (%rbx)
       8a 23               ; mov (%rbx),%ah
-      e6 f1`);
+      e6 f1`,
+    );
     guest.set('rbx', SMALL);
     guest.set('rcx', PT);
     guest.set('rdx', BigInt(SMALL + 0x1000) | P | W | U);
@@ -107,12 +110,15 @@ export function pagingTests(boot: Boot): void {
     const guest = boot();
     guest.engine.memory.bytes[0x40_0000] = 1;
     guest.engine.memory.bytes[0x60_0000] = 2;
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       8a 03               ; mov (%rbx),%al
       48 89 11            ; mov %rdx,(%rcx)
       0f 01 bb 00 50 00 00 ; invlpg 0x5000(%rbx)
       8a 23               ; mov (%rbx),%ah
-      e6 f1`);
+      e6 f1`,
+    );
     guest.set('rbx', 0x40_0000);
     guest.set('rcx', 0x3000 + 16);
     guest.set('rdx', 0x60_0000n | 0x87n);
@@ -134,13 +140,16 @@ export function pagingTests(boot: Boot): void {
     guest.put64(pt, BigInt(SMALL + 0x1000) | 7n);
     guest.put(SMALL, 'b0 01 c3');
     guest.put(SMALL + 0x1000, 'b0 02 c3');
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       ff d3 88 c5         ; call *%rbx; mov %al,%ch
       0f 22 da            ; mov %rdx,%cr3
       ff d3 88 c1         ; call *%rbx; mov %al,%cl
       0f 22 de            ; mov %rsi,%cr3
       ff d3               ; call *%rbx
-      e6 f1`);
+      e6 f1`,
+    );
     guest.cpu.writeSystem({ ...guest.cpu.readSystem(), cr4: guest.cpu.readSystem().cr4 | (1n << 17n) });
     guest.set('rbx', SMALL);
     guest.set('rdx', BigInt(pml4) | 1n);

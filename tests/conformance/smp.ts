@@ -62,14 +62,17 @@ function litmus(boot: Boot, bodies: readonly (readonly string[])[]): Map<string,
     guest.set('r8', bodies.length);
     guest.set('r9', RESULTS + index * RESULTS_SIZE);
     guest.set('r10', ROUNDS);
-    guest.put(CODE + 0x400 * index, looped(`
+    guest.put(
+      CODE + 0x400 * index,
+      looped(`
       f0 ff 07                            ; lock incl (%rdi): all have come here
       f3 90 8b 37 44 39 c6 72 f7          ; 1: pause; mov (%rdi),%esi; cmp %r8d,%esi; jb 1b
       31 c0 31 d2                         ; xor %eax,%eax; xor %edx,%edx
       ${body.map((instruction) => `${instruction} ${STEP}`).join(' ')}
       41 89 01 41 89 51 04                ; mov %eax,(%r9); mov %edx,4(%r9)
       48 83 c3 40 48 83 c1 40 49 83 c1 08 ; add $64,%rbx; add $64,%rcx; add $8,%r9
-      41 83 c0 ${hex(bodies.length, 1)}   ; add $cpus,%r8d`));
+      41 83 c0 ${hex(bodies.length, 1)}   ; add $cpus,%r8d`),
+    );
   });
   runTogether(guests);
   const [{ engine }] = guests as [Guest];
@@ -77,10 +80,12 @@ function litmus(boot: Boot, bodies: readonly (readonly string[])[]): Map<string,
   const seen = new Map<string, number>();
   for (let round = 0; round < ROUNDS; round++) {
     expect([word(X + LINE * round), word(Y + LINE * round)]).toEqual([1, 1]);
-    const outcome = bodies.map((_, index) => {
-      const at = RESULTS + index * RESULTS_SIZE + 8 * round;
-      return `${word(at)},${word(at + 4)}`;
-    }).join(' ');
+    const outcome = bodies
+      .map((_, index) => {
+        const at = RESULTS + index * RESULTS_SIZE + 8 * round;
+        return `${word(at)},${word(at + 4)}`;
+      })
+      .join(' ');
     seen.set(outcome, (seen.get(outcome) ?? 0) + 1);
   }
   return seen;
@@ -95,26 +100,41 @@ function only(seen: ReadonlyMap<string, number>, allowed: readonly string[]): vo
 function litmusTests(boot: Boot): void {
   test('store buffering with MFENCE, LOCK or XCHG between: not both CPUs read the old values', () => {
     for (const fence of [MFENCE, LOCKED]) {
-      const seen = litmus(boot, [[STORE_X, fence, LOAD_Y], [STORE_Y, fence, LOAD_X]]);
+      const seen = litmus(boot, [
+        [STORE_X, fence, LOAD_Y],
+        [STORE_Y, fence, LOAD_X],
+      ]);
       only(seen, ['0,0 1,0', '1,0 0,0', '1,0 1,0']);
     }
-    const seen = litmus(boot, [[XCHG_X, LOAD_Y], [XCHG_Y, LOAD_X]]);
+    const seen = litmus(boot, [
+      [XCHG_X, LOAD_Y],
+      [XCHG_Y, LOAD_X],
+    ]);
     only(seen, ['0,0 1,0', '1,0 0,0', '1,0 1,0']);
   });
 
   test('store buffering without a fence: any outcome is allowed, a CPU sees its own store at once', () => {
-    const seen = litmus(boot, [[STORE_X, LOAD_Y, THEN_LOAD_X], [STORE_Y, LOAD_X, THEN_LOAD_Y]]);
+    const seen = litmus(boot, [
+      [STORE_X, LOAD_Y, THEN_LOAD_X],
+      [STORE_Y, LOAD_X, THEN_LOAD_Y],
+    ]);
     for (const outcome of seen.keys()) expect(outcome).toMatch(/^[01],1 [01],1$/);
     expect(seen.size).toBeGreaterThan(1);
   });
 
   test('message passing: who sees the flag sees the data', () => {
-    const seen = litmus(boot, [[STORE_X, STORE_Y], [LOAD_Y, THEN_LOAD_X]]);
+    const seen = litmus(boot, [
+      [STORE_X, STORE_Y],
+      [LOAD_Y, THEN_LOAD_X],
+    ]);
     only(seen, ['0,0 0,0', '0,0 0,1', '0,0 1,1']);
   });
 
   test('load buffering: not both CPUs read what the other stores afterwards', () => {
-    const seen = litmus(boot, [[LOAD_X, STORE_Y], [LOAD_Y, STORE_X]]);
+    const seen = litmus(boot, [
+      [LOAD_X, STORE_Y],
+      [LOAD_Y, STORE_X],
+    ]);
     only(seen, ['0,0 0,0', '0,0 1,0', '1,0 0,0']);
   });
 
@@ -163,7 +183,10 @@ function lockedTests(boot: Boot): void {
     expect(hammer(body).get32(COUNTER)).toBe(3 * COUNT);
   });
 
-  test.each([['over two cache lines', 62], ['over two pages', 0xffe]])('LOCK INC of a word %s: nothing is lost', (_, offset) => {
+  test.each([
+    ['over two cache lines', 62],
+    ['over two pages', 0xffe],
+  ])('LOCK INC of a word %s: nothing is lost', (_, offset) => {
     const at = DATA + 0x4000 + offset;
     const { bytes } = hammer(`f0 ff 07 ${STEP}`, at).engine.memory;
     expect([...bytes.subarray(at, at + 4)]).toEqual([(3 * COUNT) & 0xff, (3 * COUNT) >> 8, 0, 0]);
@@ -177,8 +200,12 @@ function lockedTests(boot: Boot): void {
 }
 
 export function smpTests(boot: Boot): void {
-  describe('memory order', () => { litmusTests(boot); });
-  describe('locked operations', () => { lockedTests(boot); });
+  describe('memory order', () => {
+    litmusTests(boot);
+  });
+  describe('locked operations', () => {
+    lockedTests(boot);
+  });
 
   test('PAUSE ends a run that yields, behind the instruction, and no other', () => {
     const [guest] = cpus(boot, 2) as [Guest];
@@ -200,7 +227,7 @@ export function smpTests(boot: Boot): void {
     waiting.put(CODE, 'f3 90 83 3f 00 74 f9 e6 f1'); // 1: pause; cmpl $0,(%rdi); jz 1b; out
     working.set('rdi', BARRIER);
     working.put(CODE + 0x400, 'b9 a0 86 01 00 ff c9 75 fc ff 07 e6 f1'); // mov $100000,%ecx; 1: dec %ecx; jnz 1b; incl (%rdi); out
-    for (let done = 0; done < 2;) {
+    for (let done = 0; done < 2; ) {
       done = 0;
       for (const guest of [waiting, working]) if (guest.cpu.run(guest.engine.clock.now() + 50_000, true).kind === 'io') done += 1;
       if (working.get32(BARRIER) === 1) break;

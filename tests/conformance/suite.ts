@@ -24,14 +24,32 @@ export function conformance(name: string, createEngine: CreateEngine): void {
       engines.push(engine);
       return new Guest(engine).longMode();
     };
-    afterAll(() => { for (const engine of engines) engine.close(); });
-    describe('execution', () => { systemTests(boot); });
-    describe('identity', () => { identityTests(boot); });
-    describe('modes', () => { modeTests(boot); });
-    describe('paging', () => { pagingTests(boot); });
-    describe('events', () => { eventTests(boot); });
-    describe('devices', () => { deviceTests(boot); });
-    describe('views', () => { viewTests(boot); });
-    describe('several CPUs', () => { smpTests(boot); });
+    afterAll(() => {
+      for (const engine of engines) engine.close();
+    });
+    describe('execution', () => {
+      systemTests(boot);
+    });
+    describe('identity', () => {
+      identityTests(boot);
+    });
+    describe('modes', () => {
+      modeTests(boot);
+    });
+    describe('paging', () => {
+      pagingTests(boot);
+    });
+    describe('events', () => {
+      eventTests(boot);
+    });
+    describe('devices', () => {
+      deviceTests(boot);
+    });
+    describe('views', () => {
+      viewTests(boot);
+    });
+    describe('several CPUs', () => {
+      smpTests(boot);
+    });
   });
 }

@@ -8,13 +8,16 @@ export function systemTests(boot: Boot): void {
   test('code runs, registers are shared words, exits carry the operands', () => {
     const guest = boot();
     guest.set('rcx', 5);
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       b8 00 00 00 00      ; mov $0,%eax
       01 c8               ; 1: add %ecx,%eax
       ff c9               ; dec %ecx
       75 fa               ; jnz 1b
       66 ba 34 12         ; mov $0x1234,%dx
-      ef                  ; out %eax,(%dx)`);
+      ef                  ; out %eax,(%dx)`,
+    );
     expect(guest.run()).toMatchObject({ kind: 'io', port: 0x1234, size: 4, write: true, value: 15, address: CODE + 15 });
     expect(guest.get('rax')).toBe(15n);
     expect(guest.get('rip')).toBe(BigInt(CODE + 16));
@@ -60,11 +63,14 @@ export function systemTests(boot: Boot): void {
     guest.cpu.writeSystem({ ...system, cr4: system.cr4 | (1n << 16n) });
     guest.cpu.writeMsr(0xc0000102, 0xffff800000001000n);
     guest.set('rbx', 0x5000);
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       f3 48 0f ae db      ; wrgsbase %rbx
       0f 01 f8            ; swapgs
       f3 48 0f ae c9      ; rdgsbase %rcx
-      e6 f1`);
+      e6 f1`,
+    );
     guest.runToDone();
     expect(guest.get('rcx')).toBe(0xffff800000001000n);
     expect(guest.cpu.readMsr(0xc0000102)).toBe(0x5000n);
@@ -125,10 +131,13 @@ export function systemTests(boot: Boot): void {
 
   test('far return and far call change the code segment', () => {
     const guest = boot();
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       6a 40               ; push $0x40 (32-bit code)
       68 00 01 01 00      ; push $CODE+0x100
-      48 cb               ; lretq`);
+      48 cb               ; lretq`,
+    );
     guest.put(CODE + 0x100, '40 9a 10 01 01 00 08 00'); // inc %eax (REX in 64-bit mode); lcall $8,$CODE+0x110
     guest.put(CODE + 0x110, 'e6 f1');
     guest.set('rax', 1);
@@ -141,11 +150,14 @@ export function systemTests(boot: Boot): void {
 
   test('self-modifying code takes effect at the next instruction', () => {
     const guest = boot();
-    guest.put(CODE, `
+    guest.put(
+      CODE,
+      `
       b3 02               ; mov $2,%bl
       88 1d 01 00 00 00   ; mov %bl,1(%rip): the immediate below
       b0 01               ; mov $1,%al
-      e6 f1`);
+      e6 f1`,
+    );
     guest.runToDone();
     expect(guest.get('rax') & 0xffn).toBe(2n);
   });
@@ -196,7 +208,10 @@ export function systemTests(boot: Boot): void {
 
   test('REP MOVSB between pages, and DATA is where it should be', () => {
     const guest = boot();
-    guest.put(DATA + 0xff0, Uint8Array.from({ length: 64 }, (_, i) => i + 1));
+    guest.put(
+      DATA + 0xff0,
+      Uint8Array.from({ length: 64 }, (_, i) => i + 1),
+    );
     guest.set('rsi', DATA + 0xff0);
     guest.set('rdi', DATA + 0x5ff8);
     guest.set('rcx', 64);

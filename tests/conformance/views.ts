@@ -9,7 +9,12 @@ const TEXT = -0x4000_0000; // upper half, not mapped by the guest
 const PRIVATE = TEXT + 0x1000;
 const { read, write, execute } = PERMISSION;
 
-interface Module { guest: Guest; view: View; text: HostPage; data: HostPage }
+interface Module {
+  guest: Guest;
+  view: View;
+  text: HostPage;
+  data: HostPage;
+}
 
 /** A module view with one page of text at TEXT and one private page behind it. */
 function load(boot: Boot, bytes: string): Module {
@@ -18,7 +23,8 @@ function load(boot: Boot, bytes: string): Module {
   text.bytes.set(code(bytes));
   const view = guest.engine.createView('module');
   view.setFixedPages([
-    { address: TEXT, page: text, permission: read | execute }, { address: PRIVATE, page: data, permission: read | write },
+    { address: TEXT, page: text, permission: read | execute },
+    { address: PRIVATE, page: data, permission: read | write },
   ]);
   guest.set('rip', TEXT);
   return { guest, view, text, data };
@@ -31,10 +37,13 @@ const event = (exit: Exit) => {
 
 export function viewTests(boot: Boot): void {
   test('fixed pages exist in their view only', () => {
-    const { guest, view, data } = load(boot, `
+    const { guest, view, data } = load(
+      boot,
+      `
       48 89 05 f9 0f 00 00 ; mov %rax,0xff9(%rip): PRIVATE
       48 8b 1d f2 0f 00 00 ; mov 0xff2(%rip),%rbx
-      e6 f1`);
+      e6 f1`,
+    );
     guest.set('rax', 0x1122334455667788n);
     guest.cpu.enter(view);
     expect(guest.cpu.view).toBe(view);
@@ -258,10 +267,16 @@ export function viewTests(boot: Boot): void {
   test('a view in use cannot be destroyed, a mapped page not freed, pages run out', () => {
     const { guest, view, text } = load(boot, '90');
     guest.cpu.enter(view);
-    expect(() => { guest.engine.destroyView(view); }).toThrow(RangeError);
-    expect(() => { guest.engine.freeHostPages([text]); }).toThrow(RangeError);
+    expect(() => {
+      guest.engine.destroyView(view);
+    }).toThrow(RangeError);
+    expect(() => {
+      guest.engine.freeHostPages([text]);
+    }).toThrow(RangeError);
     expect(() => guest.engine.allocateHostPages(63)).toThrow(RangeError);
-    expect(() => { view.setFixedPages([{ address: 0x1000, page: text, permission: read }]); }).toThrow(RangeError);
+    expect(() => {
+      view.setFixedPages([{ address: 0x1000, page: text, permission: read }]);
+    }).toThrow(RangeError);
     guest.cpu.enter(guest.engine.untrusted);
     guest.engine.destroyView(view);
     guest.engine.freeHostPages([text]);

@@ -22,13 +22,16 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
   if (!isWideImage(row)) check('cr2', expected.cr2, actual.cr2);
   // A POPA that faults may have loaded some registers.
   if (row?.mnemonic !== 'POPA' || expected.vector === END) {
-    expected.gpr.forEach((value, i) => { check(NAMES[i] as string, value, actual.gpr[i] as bigint); });
+    expected.gpr.forEach((value, i) => {
+      check(NAMES[i] as string, value, actual.gpr[i] as bigint);
+    });
   }
   const open = BigInt(openFlags(row, test, expected)) | RF;
   check('rflags', expected.rflags & ~open, actual.rflags & ~open);
   compareVector(row, test, expected, actual, check);
   WINDOWS.forEach((window, w) => {
-    const want = expected.memory[w] as Uint8Array, got = actual.memory[w] as Uint8Array;
+    const want = expected.memory[w] as Uint8Array,
+      got = actual.memory[w] as Uint8Array;
     if (Buffer.compare(want, got) === 0) return;
     for (let i = 0; i < want.length; i++) {
       if (want[i] === got[i]) continue;
@@ -108,7 +111,8 @@ function compareVector(row: Instruction | undefined, test: Case, expected: Outco
   const anyMmxState = isMmxConversion(mnemonic) && (expected.vector !== END || (test.code.at(-1) as number) < 0xc0);
   const openStatus = (anyResult ? 0x3f | C1 | ES | BUSY : 0) | openStatusBits(mnemonic) | (anyMmxState ? TOP : 0);
   for (const [name, offset, size] of FIELDS) {
-    const want = expected.fx.slice(offset, offset + size), got = actual.fx.slice(offset, offset + size);
+    const want = expected.fx.slice(offset, offset + size),
+      got = actual.fx.slice(offset, offset + size);
     if (Buffer.compare(want, got) === 0) continue;
     if (name === 'sw') for (const bytes of [want, got]) clearBits(bytes, openStatus);
     if (name === 'tw' && anyMmxState) continue;
@@ -143,22 +147,27 @@ function isOutOfDomain(mnemonic: string, test: Case): boolean {
 }
 
 /** CVTPI2PS and the like: whether a memory operand or a faulting one makes the x87 unit an MMX unit differs between AMD and Intel. */
-function isMmxConversion(mnemonic: string): boolean { return /^CVT.*PI/.test(mnemonic); }
+function isMmxConversion(mnemonic: string): boolean {
+  return /^CVT.*PI/.test(mnemonic);
+}
 
 /** Within one unit in the last place of the 64-bit significand (Intel SDM vol. 1, 8.3.10, promises that). */
 function nearExtended(want: Uint8Array, got: Uint8Array): boolean {
-  const a = new DataView(want.buffer), b = new DataView(got.buffer);
+  const a = new DataView(want.buffer),
+    b = new DataView(got.buffer);
   const rank = (view: DataView): bigint =>
     (BigInt(view.getUint16(8, true) & 0x7fff) << 63n) + BigInt.asUintN(63, view.getBigUint64(0, true));
   const distance = rank(a) - rank(b);
-  return (a.getUint16(8, true) >> 15) === (b.getUint16(8, true) >> 15) && distance >= -1n && distance <= 1n;
+  return a.getUint16(8, true) >> 15 === b.getUint16(8, true) >> 15 && distance >= -1n && distance <= 1n;
 }
 
 /** RCPPS and RSQRTPS promise a relative error of at most 1.5 * 2^-12; two processors may differ by twice that. */
 function nearSingles(want: Uint8Array, got: Uint8Array): boolean {
-  const a = new DataView(want.buffer), b = new DataView(got.buffer);
+  const a = new DataView(want.buffer),
+    b = new DataView(got.buffer);
   return [0, 4, 8, 12].every((i) => {
-    const x = a.getFloat32(i, true), y = b.getFloat32(i, true);
+    const x = a.getFloat32(i, true),
+      y = b.getFloat32(i, true);
     return a.getUint32(i) === b.getUint32(i) || (Math.abs(x) > 0 && Math.abs(x - y) <= Math.abs(x) * 3 * 2 ** -12);
   });
 }

@@ -59,7 +59,8 @@ export function coverageTable(): string {
   const sum = (list: readonly CoveredRow[], key: 'forms' | 'cases'): number => list.reduce((total, row) => total + row[key], 0);
   for (const family of FAMILIES) {
     const list = rows.filter(({ row }) => row.family === family);
-    const fixtures = list.filter(({ cases }) => cases > 0), named = list.filter(({ cases, conformance }) => cases === 0 && conformance);
+    const fixtures = list.filter(({ cases }) => cases > 0),
+      named = list.filter(({ cases, conformance }) => cases === 0 && conformance);
     const untested = list.length - fixtures.length - named.length;
     lines.push(`| ${[family, list.length, fixtures.length, sum(list, 'forms'), sum(list, 'cases'), named.length, untested].join(' | ')} |`);
   }

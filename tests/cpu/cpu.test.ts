@@ -14,30 +14,36 @@ import { unknownEncodings } from './unknown.ts';
 const rows = new Map(opcodeTable().map((row) => [heading(row), row]));
 const engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'instructions' });
 const guest = new Guest(engine);
-afterAll(() => { engine.close(); });
+afterAll(() => {
+  engine.close();
+});
 
 /** Shown of a file's failures; the rest is counted. */
 const SHOWN = 10;
 
 describe('instructions do what a real CPU did', () => {
-  test.each(fixtureFiles())('%s', (file) => {
-    const failures: string[] = [];
-    let cases = 0;
-    for (const group of readGroups(file)) {
-      const row = rows.get(group.heading);
-      if (row === undefined && group.heading !== SEQUENCES) {
-        failures.push(`${group.heading}: no such row in the opcode table; make the fixtures again`);
+  test.each(fixtureFiles())(
+    '%s',
+    (file) => {
+      const failures: string[] = [];
+      let cases = 0;
+      for (const group of readGroups(file)) {
+        const row = rows.get(group.heading);
+        if (row === undefined && group.heading !== SEQUENCES) {
+          failures.push(`${group.heading}: no such row in the opcode table; make the fixtures again`);
+        }
+        for (const line of group.lines) {
+          const { test: one, expected } = parseLine(line);
+          const found = differences(row, one, expected, guest.run(one));
+          if (found.length > 0) failures.push(report(group.heading, one, found));
+          cases += 1;
+        }
       }
-      for (const line of group.lines) {
-        const { test: one, expected } = parseLine(line);
-        const found = differences(row, one, expected, guest.run(one));
-        if (found.length > 0) failures.push(report(group.heading, one, found));
-        cases += 1;
-      }
-    }
-    expect(cases).toBeGreaterThan(0);
-    expect(failures.slice(0, SHOWN).join('\n\n'), `${failures.length} of ${cases} cases differ`).toBe('');
-  }, 120_000);
+      expect(cases).toBeGreaterThan(0);
+      expect(failures.slice(0, SHOWN).join('\n\n'), `${failures.length} of ${cases} cases differ`).toBe('');
+    },
+    120_000,
+  );
 });
 
 test('every row of the opcode table outside the system family has fixtures', () => {

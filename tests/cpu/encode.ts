@@ -32,8 +32,10 @@ export interface Choice {
 
 /** True when the row's operand size follows the operand-size attribute. */
 export function hasVariableSize(row: Instruction): boolean {
-  return row.operands.some(({ text, size }) => 'vzy'.includes(size || '-') || /^[er][A-Z]X/.test(text))
-    || /^(PUSH|POP)[AF]?$|^LEAVE|^ENTER|^RET|^IRET|^CALL|^JMPF|^C[BW][WD]/.test(row.mnemonic);
+  return (
+    row.operands.some(({ text, size }) => 'vzy'.includes(size || '-') || /^[er][A-Z]X/.test(text)) ||
+    /^(PUSH|POP)[AF]?$|^LEAVE|^ENTER|^RET|^IRET|^CALL|^JMPF|^C[BW][WD]/.test(row.mnemonic)
+  );
 }
 
 /** Operand sizes to try, in bits. */
@@ -65,7 +67,7 @@ export function encode(row: Instruction, choice: Choice): number[] {
     if (typeof memory.base === 'number') rex |= memory.base >> 3;
   } else if (row.hasModrm && row.exactModrm === undefined) rex |= (rm as number) >> 3;
   if (bits === 64 && (rex !== 0 || choice.forceRex)) bytes.push(0x40 | rex);
-  bytes.push(...[[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][row.map] as number[]);
+  bytes.push(...([[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][row.map] as number[]));
   bytes.push(row.registerInOpcode ? row.opcode + (choice.reg & 7) : row.opcode);
   if (row.exactModrm !== undefined) bytes.push(row.exactModrm);
   else if (row.hasModrm) bytes.push(...modrm((row.digit ?? choice.reg) & 7, rm, bits));

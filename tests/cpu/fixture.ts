@@ -13,7 +13,10 @@
 import { background, type Bits, START, WINDOWS } from './layout.ts';
 import { fill, initialState, Random, type State } from './state.ts';
 
-export interface Patch { address: number; bytes: Uint8Array | 'operands' }
+export interface Patch {
+  address: number;
+  bytes: Uint8Array | 'operands';
+}
 
 export interface Case {
   bits: Bits;
@@ -50,7 +53,10 @@ export const NAMES = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi', 'r
 
 /** Named fields of the normalised FXSAVE image: [name, offset, size]. */
 export const FIELDS: readonly (readonly [string, number, number])[] = [
-  ['cw', 0, 2], ['sw', 2, 2], ['tw', 4, 1], ['mx', 24, 4],
+  ['cw', 0, 2],
+  ['sw', 2, 2],
+  ['tw', 4, 1],
+  ['mx', 24, 4],
   ...Array.from({ length: 8 }, (_, i) => [`p${i}`, 32 + 16 * i, 10] as const),
   ...Array.from({ length: 16 }, (_, i) => [`x${i}`, 160 + 16 * i, 16] as const),
 ];
@@ -125,7 +131,9 @@ export function formatOutcome(test: Case, outcome: Outcome): string {
     words.push(`!${outcome.vector}${error}${cr2}`);
   }
   if (outcome.rip !== usualRip(test, outcome.vector)) words.push(`ip=${outcome.rip.toString(16)}`);
-  outcome.gpr.forEach((value, i) => { if (value !== state.gpr[i]) words.push(`${NAMES[i]}=${value.toString(16)}`); });
+  outcome.gpr.forEach((value, i) => {
+    if (value !== state.gpr[i]) words.push(`${NAMES[i]}=${value.toString(16)}`);
+  });
   if (outcome.rflags !== state.rflags) words.push(`f=${outcome.rflags.toString(16)}`);
   const before = normalise(state.fx);
   for (const [name, offset, size] of FIELDS) {
@@ -160,7 +168,16 @@ export function parseLine(line: string): { test: Case; expected: Outcome } {
   const bits = code.startsWith('16:') ? 16 : code.startsWith('32:') ? 32 : 64;
   const test = newCase(bits, bytesOf(bits === 64 ? code : code.slice(3)), match[1] as string, Number(match[2]));
   for (const word of inputs) readInput(test, word);
-  return { test, expected: readOutcome(test, line.slice(cut + 2).split(' ').filter((word) => word !== '')) };
+  return {
+    test,
+    expected: readOutcome(
+      test,
+      line
+        .slice(cut + 2)
+        .split(' ')
+        .filter((word) => word !== ''),
+    ),
+  };
 }
 
 function readInput(test: Case, word: string): void {
@@ -181,7 +198,14 @@ function readInput(test: Case, word: string): void {
 function readOutcome(test: Case, words: readonly string[]): Outcome {
   const { state, patches } = input(test);
   const out: Outcome = {
-    vector: END, error: 0, cr2: 0n, rip: 0n, gpr: state.gpr, rflags: state.rflags, fx: normalise(state.fx), memory: memoryBefore(patches),
+    vector: END,
+    error: 0,
+    cr2: 0n,
+    rip: 0n,
+    gpr: state.gpr,
+    rflags: state.rflags,
+    fx: normalise(state.fx),
+    memory: memoryBefore(patches),
   };
   let rip: bigint | undefined;
   for (const word of words) {

@@ -9,12 +9,19 @@ export const FIXTURES = fileURLToPath(new URL('fixtures', import.meta.url));
 export const SEQUENCES = '@ sequences';
 
 /** The line that starts a row's cases in a fixture file. */
-export function heading(row: Instruction): string { return `@ ${row.row[0]} | ${row.row[1]}`; }
+export function heading(row: Instruction): string {
+  return `@ ${row.row[0]} | ${row.row[1]}`;
+}
 
-export interface Group { heading: string; lines: string[] }
+export interface Group {
+  heading: string;
+  lines: string[];
+}
 
 export function fixtureFiles(): string[] {
-  return readdirSync(FIXTURES).filter((name) => name.endsWith('.txt')).sort();
+  return readdirSync(FIXTURES)
+    .filter((name) => name.endsWith('.txt'))
+    .sort();
 }
 
 export function readGroups(file: string): Group[] {

@@ -48,7 +48,11 @@ export function fuzz(seconds: number, seed: string, only: string): number {
   return total;
 }
 
-interface Work { title: string; row: Instruction | undefined; test: Case }
+interface Work {
+  title: string;
+  row: Instruction | undefined;
+  test: Case;
+}
 
 function* batch(table: readonly Instruction[], salt: string, only: string): Generator<Work> {
   for (const row of table) {

@@ -11,7 +11,10 @@ import { prepare } from './specials.ts';
 import { hasSystemSize, isUserVisible, prepareSystem } from './specials-system.ts';
 import { integer, Random } from './state.ts';
 
-export interface Form { name: string; cases: Case[] }
+export interface Form {
+  name: string;
+  cases: Case[];
+}
 
 /** FNV-1a. */
 export function hash(text: string): number {
@@ -21,7 +24,9 @@ export function hash(text: string): number {
 }
 
 /** The rest of the system family has its own conformance tests. */
-export function isGenerated(row: Instruction): boolean { return row.family !== 'system' || isUserVisible(row); }
+export function isGenerated(row: Instruction): boolean {
+  return row.family !== 'system' || isUserVisible(row);
+}
 
 /** Results that the manual leaves undefined and processors do not agree on (Intel SDM vol. 2, at the instruction), by mnemonic. */
 function isUndefined(row: Instruction, bits: Bits, size: number): boolean {
@@ -99,20 +104,35 @@ function weight(row: Instruction, bits: Bits, kind: Kind): number {
 }
 
 function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, target: Target, random: Random): Case | undefined {
-  const memory = ['memory', 'memory fault', 'lock', 'bad lock'].includes(kind)
-    || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
+  const memory =
+    ['memory', 'memory fault', 'lock', 'bad lock'].includes(kind) || (kind === 'stack' && row.place !== 'register' && row.hasModrm);
   const bytes = needed(row, size);
   const registers = bits === 64 ? 16 : 8;
   const vector = row.family === 'x87' || row.family === 'sse';
   const environment = /^(FLDENV|FRSTOR|FNSTENV|FNSAVE)$/.test(row.mnemonic);
   const plan: Plan = {
-    row, bits, size, random, target,
-    address: undefined, addressPrefix: bits === 64 ? random.chance(8) : random.chance(15), prefixes: [],
-    reg: random.below(registers), rm: random.below(registers), forceRex: bits === 64 && random.chance(40),
+    row,
+    bits,
+    size,
+    random,
+    target,
+    address: undefined,
+    addressPrefix: bits === 64 ? random.chance(8) : random.chance(15),
+    prefixes: [],
+    reg: random.below(registers),
+    rm: random.below(registers),
+    forceRex: bits === 64 && random.chance(40),
     wide: bits === 64 && !hasVariableSize(row) && /^(F?XSAVE|F?XRSTOR|CMPXCHG)/.test(row.mnemonic) && random.chance(50),
-    idle66: !hasVariableSize(row) && row.prefix === 'any' && !(row.attributes.end && bits === 64)
-      && (environment ? random.chance(30) : !vector && random.chance(6)),
-    immediates: immediatesOf(row, bits, size, random), registers: new Map(), rflags: undefined, patches: [], ignored: [],
+    idle66:
+      !hasVariableSize(row) &&
+      row.prefix === 'any' &&
+      !(row.attributes.end && bits === 64) &&
+      (environment ? random.chance(30) : !vector && random.chance(6)),
+    immediates: immediatesOf(row, bits, size, random),
+    registers: new Map(),
+    rflags: undefined,
+    patches: [],
+    ignored: [],
     addressOnly: /^(LEA|NOP|PREFETCH)/.test(row.mnemonic),
   };
   if (row.attributes.cpl0) Object.assign(plan, { addressPrefix: false, idle66: false });
@@ -131,8 +151,13 @@ function build(row: Instruction, bits: Bits, size: 16 | 32 | 64, kind: Kind, tar
 
 /** FXSAVE and XSAVE images are 64-byte aligned and 576 bytes, x87 environments up to 108. */
 function needed(row: Instruction, size: number): number {
-  return row.operands.some(({ text }) => text === 'm') ? (/X(SAVE|RSTOR)/.test(row.mnemonic) ? 576 : 108)
-    : row.mnemonic === 'CMPXCHG8B' ? 16 : memorySize(row, size);
+  return row.operands.some(({ text }) => text === 'm')
+    ? /X(SAVE|RSTOR)/.test(row.mnemonic)
+      ? 576
+      : 108
+    : row.mnemonic === 'CMPXCHG8B'
+      ? 16
+      : memorySize(row, size);
 }
 
 /** Stack pointers that cross a page, run off the mapped pages or are not canonical. */
@@ -200,9 +225,18 @@ function profileOf(row: Instruction): string {
   if (row.mnemonic === 'XSAVEOPT') return 'ns';
   if (/^(FX|XSAVE|XR)/.test(row.mnemonic)) return 'xi';
   const convert = /^CVTT?(P|S)([SDI])/.exec(row.mnemonic);
-  const letter = convert !== null && /^CVTT?(PI|SI|DQ)/.test(row.mnemonic) ? 'q'
-    : convert !== null ? (convert[2] === 'S' ? 's' : 'd')
-      : /[VWUM](ps|ss)/.test(text) ? 's' : /[VWUM](pd|sd)/.test(text) ? 'd' : 'q';
+  const letter =
+    convert !== null && /^CVTT?(PI|SI|DQ)/.test(row.mnemonic)
+      ? 'q'
+      : convert !== null
+        ? convert[2] === 'S'
+          ? 's'
+          : 'd'
+        : /[VWUM](ps|ss)/.test(text)
+          ? 's'
+          : /[VWUM](pd|sd)/.test(text)
+            ? 'd'
+            : 'q';
   const second = letter === 'q' ? 'i' : letter;
   if (/\b[PQN](q|d|pi)?\b/.test(text) || row.mnemonic === 'EMMS') return (letter === 'q' ? 'm' : letter === 's' ? 'n' : 'o') + second;
   return letter + second;

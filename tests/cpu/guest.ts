@@ -78,7 +78,9 @@ export class Guest {
     const frame = STACK_TOP - 40;
     const { selector, base } = codeSegment(test.bits);
     const words = [BigInt(test.at - base), BigInt(selector), state.rflags, state.gpr[4] as bigint, BigInt(SELECTOR.data)];
-    words.forEach((word, i) => { this.put(frame + 8 * i, word); });
+    words.forEach((word, i) => {
+      this.put(frame + 8 * i, word);
+    });
     const registers = this.cpu.registers.words;
     registers.set(state.gpr);
     registers[REG.rsp] = KERNEL + BigInt(frame);
@@ -86,7 +88,12 @@ export class Guest {
     const exit = this.cpu.run(this.engine.clock.now() + LIMIT);
     const fx = usesVector ? this.readVector() : normalise(state.fx);
     const broken = {
-      error: 0, cr2: 0n, rip: registers[REG.rip] as bigint, gpr: registers.slice(0, 16), rflags: registers[REG.rflags] as bigint, fx,
+      error: 0,
+      cr2: 0n,
+      rip: registers[REG.rip] as bigint,
+      gpr: registers.slice(0, 16),
+      rflags: registers[REG.rflags] as bigint,
+      fx,
       memory: this.windowBytes,
     };
     if (exit.kind === 'budget') return { ...broken, vector: TIMED_OUT };
@@ -103,8 +110,13 @@ export class Guest {
     if (test.bits !== 64) gpr.fill(0n, 8);
     const rip = this.get(saved) + BigInt(codeSegment(test.bits).base);
     return {
-      ...partial, vector, gpr, rip: vector === END ? rip - 1n : rip, rflags: this.get(saved + 16),
-      error: hasErrorCode(vector) ? Number(this.get(top)) : 0, cr2: vector === 14 ? this.get(SCRATCH) : 0n,
+      ...partial,
+      vector,
+      gpr,
+      rip: vector === END ? rip - 1n : rip,
+      rflags: this.get(saved + 16),
+      error: hasErrorCode(vector) ? Number(this.get(top)) : 0,
+      cr2: vector === 14 ? this.get(SCRATCH) : 0n,
     };
   }
 
@@ -112,13 +124,20 @@ export class Guest {
     this.cpu.saveVector(this.vector);
     const fx = this.vector.slice(0, 512);
     // XSTATE_BV may say that a part is in its initial state and was not written (SDM vol. 1, 13.7).
-    if (((this.vector[512] as number) & 1) === 0) { fx.fill(0, 0, 24); fx.fill(0, 32, 160); fx[0] = 0x7f; fx[1] = 3; }
+    if (((this.vector[512] as number) & 1) === 0) {
+      fx.fill(0, 0, 24);
+      fx.fill(0, 32, 160);
+      fx[0] = 0x7f;
+      fx[1] = 3;
+    }
     if (((this.vector[512] as number) & 2) === 0) fx.fill(0, 160, 416);
     return normalise(fx);
   }
 
   private restore(): void {
-    WINDOWS.forEach((window, w) => { this.windowBytes[w]?.set(background(window)); });
+    WINDOWS.forEach((window, w) => {
+      this.windowBytes[w]?.set(background(window));
+    });
   }
 
   private enter(offset: number): void {
@@ -126,8 +145,12 @@ export class Guest {
     this.cpu.registers.words[REG.rflags] = 2n;
   }
 
-  private put(offset: number, value: bigint): void { this.data.setBigUint64(KERNEL_GPA + offset, BigInt.asUintN(64, value), true); }
-  private get(offset: number): bigint { return this.data.getBigUint64(KERNEL_GPA + offset, true); }
+  private put(offset: number, value: bigint): void {
+    this.data.setBigUint64(KERNEL_GPA + offset, BigInt.asUintN(64, value), true);
+  }
+  private get(offset: number): bigint {
+    return this.data.getBigUint64(KERNEL_GPA + offset, true);
+  }
 
   /** Four-level paging (Intel SDM vol. 3, 4.5). */
   private map(address: bigint, gpa: number, flags: bigint): void {
@@ -144,8 +167,12 @@ export class Guest {
   }
 
   private writeKernel(): void {
-    const code = 0x00af_9b00_0000_ffffn, data = 0x00cf_9300_0000_ffffn, user = 0x6000_0000_0000n; // DPL 3
-    [0n, 0n, code, data, 0x00cf_9b00_0000_ffffn | user, data | user, code | user].forEach((entry, i) => { this.put(GDT + 8 * i, entry); });
+    const code = 0x00af_9b00_0000_ffffn,
+      data = 0x00cf_9300_0000_ffffn,
+      user = 0x6000_0000_0000n; // DPL 3
+    [0n, 0n, code, data, 0x00cf_9b00_0000_ffffn | user, data | user, code | user].forEach((entry, i) => {
+      this.put(GDT + 8 * i, entry);
+    });
     this.put(LDT, 0x1000_fb00_0000_ffffn | (BigInt(CODE & 0xff_ffff) << 16n)); // base CODE, 64 KiB, 16-bit code, DPL 3
     const tss = KERNEL + BigInt(TSS);
     this.put(GDT + 0x40, 0x0000_8b00_0000_0067n | ((tss & 0xff_ffffn) << 16n) | (((tss >> 24n) & 0xffn) << 56n));
@@ -153,7 +180,8 @@ export class Guest {
     this.put(TSS + 4, KERNEL + BigInt(STACK_TOP));
     this.data.setUint16(KERNEL_GPA + TSS + 102, 0x68, true); // no I/O permission map
     for (let vector = 0; vector < 32; vector++) {
-      const stub = STUBS + 32 * vector, target = KERNEL + BigInt(stub);
+      const stub = STUBS + 32 * vector,
+        target = KERNEL + BigInt(stub);
       // PUSH RAX; MOV RAX, CR2; MOV [SCRATCH], RAX; POP RAX for #PF; then HLT.
       if (vector === 14) {
         this.code(stub, [0x50, 0x0f, 0x20, 0xd0, 0x48, 0xa3]);
@@ -168,7 +196,9 @@ export class Guest {
     this.code(XSETBV, [0x31, 0xc9, 0x31, 0xd2, 0xb8, 3, 0, 0, 0, 0x0f, 0x01, 0xd1, 0xf4]);
   }
 
-  private code(offset: number, bytes: readonly number[]): void { this.bytes.set(bytes, KERNEL_GPA + offset); }
+  private code(offset: number, bytes: readonly number[]): void {
+    this.bytes.set(bytes, KERNEL_GPA + offset);
+  }
 
   private writeSystem(): void {
     const system = this.cpu.readSystem();

@@ -3,7 +3,12 @@
  * All below 4 GiB, so that 32-bit code reaches them; the low window serves 16-bit addresses.
  */
 
-export interface Window { readonly base: number; readonly size: number; readonly code?: true; readonly readOnly?: true }
+export interface Window {
+  readonly base: number;
+  readonly size: number;
+  readonly code?: true;
+  readonly readOnly?: true;
+}
 
 export const CODE = 0x1000_0000;
 export const DATA = 0x2000_0000;

@@ -41,7 +41,8 @@ export function makeFixtures(only = ''): void {
     if (only === '') rewrite(files);
     else for (const lines of files.values()) console.log(lines.join('\n'));
     const sum = (numbers: number[]): number => numbers.reduce((total, n) => total + n, 0);
-    const forms = sum(chosen.map((item) => item.forms)), cases = sum(chosen.map((item) => item.cases.length));
+    const forms = sum(chosen.map((item) => item.forms)),
+      cases = sum(chosen.map((item) => item.cases.length));
     console.log(`${forms} instruction forms, ${cases} cases, ${files.size} files`);
   } finally {
     native.close();

@@ -34,12 +34,16 @@ export class Native {
     return outcomes;
   }
 
-  close(): void { rmSync(this.folder, { recursive: true, force: true }); }
+  close(): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
 
   private batch(cases: readonly Case[]): Outcome[] {
     const inputs = cases.map((test) => input(test));
     const parts: Uint8Array[] = [new Uint8Array(new Uint32Array([cases.length, 0]).buffer)];
-    cases.forEach((test, i) => { parts.push(...encode(test, inputs[i] as Input)); });
+    cases.forEach((test, i) => {
+      parts.push(...encode(test, inputs[i] as Input));
+    });
     const run = spawnSync(this.program, { input: Buffer.concat(parts), maxBuffer: 1 << 30 });
     if (run.status !== 0) throw new Error(`the oracle ended with status ${run.status}, signal ${run.signal}: ${run.stderr}`);
     const data = new DataView(run.stdout.buffer, run.stdout.byteOffset, run.stdout.byteLength);
@@ -55,20 +59,25 @@ export class Native {
 function encode(test: Case, { state, patches }: Input): Uint8Array[] {
   const head = new Uint8Array(INPUT_SIZE);
   const data = new DataView(head.buffer);
-  state.gpr.forEach((value, i) => { data.setBigUint64(8 * i, value, true); });
+  state.gpr.forEach((value, i) => {
+    data.setBigUint64(8 * i, value, true);
+  });
   const { selector, base } = codeSegment(test.bits);
   data.setBigUint64(128, BigInt(test.at - base), true);
   data.setBigUint64(136, state.rflags, true);
   head.set(state.fx, 144);
   data.setUint32(656, selector, true);
   data.setUint32(660, patches.length, true);
-  return [head, ...patches.map(({ address, bytes }) => {
-    const part = new Uint8Array(8 + ((bytes.length + 7) & ~7));
-    new DataView(part.buffer).setUint32(0, address, true);
-    new DataView(part.buffer).setUint32(4, bytes.length, true);
-    part.set(bytes, 8);
-    return part;
-  })];
+  return [
+    head,
+    ...patches.map(({ address, bytes }) => {
+      const part = new Uint8Array(8 + ((bytes.length + 7) & ~7));
+      new DataView(part.buffer).setUint32(0, address, true);
+      new DataView(part.buffer).setUint32(4, bytes.length, true);
+      part.set(bytes, 8);
+      return part;
+    }),
+  ];
 }
 
 function decode(data: DataView, start: number, test: Case, memory: Uint8Array[]): { outcome: Outcome; next: number } {
@@ -77,13 +86,20 @@ function decode(data: DataView, start: number, test: Case, memory: Uint8Array[])
   const rip = data.getBigUint64(start + 144, true) + BigInt(codeSegment(test.bits).base);
   const fx = new Uint8Array(data.buffer, data.byteOffset + start + 160, 512);
   const outcome: Outcome = {
-    vector, error: vector >= 8 && vector <= 17 ? data.getUint32(start + 4, true) : 0, cr2: data.getBigUint64(start + 8, true),
-    rip: vector === END ? rip - 1n : rip, gpr, rflags: data.getBigUint64(start + 152, true) & ~RF, fx: normalise(fx), memory,
+    vector,
+    error: vector >= 8 && vector <= 17 ? data.getUint32(start + 4, true) : 0,
+    cr2: data.getBigUint64(start + 8, true),
+    rip: vector === END ? rip - 1n : rip,
+    gpr,
+    rflags: data.getBigUint64(start + 152, true) & ~RF,
+    fx: normalise(fx),
+    memory,
   };
   if (test.bits !== 64) outcome.gpr.fill(0n, 8);
   let at = start + OUTPUT_SIZE;
   for (let left = data.getUint32(start + 672, true); left > 0; left--) {
-    const address = data.getUint32(at, true), length = data.getUint32(at + 4, true);
+    const address = data.getUint32(at, true),
+      length = data.getUint32(at + 4, true);
     const w = WINDOWS.findIndex((window) => address >= window.base && address < window.base + window.size);
     memory[w]?.set(new Uint8Array(data.buffer, data.byteOffset + at + 8, length), address - (WINDOWS[w]?.base ?? 0));
     at += 8 + length;

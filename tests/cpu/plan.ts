@@ -37,7 +37,20 @@ export interface Plan {
 
 const MASK64 = (1n << 64n) - 1n;
 const SIZES: Record<string, number> = {
-  b: 1, w: 2, d: 4, q: 8, dq: 16, ps: 16, pd: 16, ss: 4, sd: 8, pi: 8, m16: 2, m32: 4, m64: 8, m80: 10,
+  b: 1,
+  w: 2,
+  d: 4,
+  q: 8,
+  dq: 16,
+  ps: 16,
+  pd: 16,
+  ss: 4,
+  sd: 8,
+  pi: 8,
+  m16: 2,
+  m32: 4,
+  m64: 8,
+  m80: 10,
 };
 
 /** Bytes of the row's memory operand; 0 when it has none. */
@@ -45,14 +58,20 @@ export function memorySize(row: Instruction, size: number): number {
   const operand = row.operands.find(({ text }) => /^[EMQW]|^m\d|^m$|\/M/.test(text));
   if (operand === undefined) return 0;
   const letters = /^[EMQW](\w*)$|\/M(\w+)$/.exec(operand.text);
-  const type = letters === null ? operand.text : letters[1] ?? letters[2] ?? '';
+  const type = letters === null ? operand.text : (letters[1] ?? letters[2] ?? '');
   switch (type) {
-    case 'v': return size / 8;
-    case 'z': return Math.min(size, 32) / 8;
-    case 'y': return size === 64 ? 8 : 4;
-    case 'a': return (size * 2) / 8;
-    case 'p': return size / 8 + 2;
-    default: return SIZES[type] ?? 8;
+    case 'v':
+      return size / 8;
+    case 'z':
+      return Math.min(size, 32) / 8;
+    case 'y':
+      return size === 64 ? 8 : 4;
+    case 'a':
+      return (size * 2) / 8;
+    case 'p':
+      return size / 8 + 2;
+    default:
+      return SIZES[type] ?? 8;
   }
 }
 
@@ -60,14 +79,22 @@ export function memorySize(row: Instruction, size: number): number {
 export function place(target: Target, bytes: number, random: Random): number {
   const align = bytes >= 64 ? 64 : bytes === 10 ? 16 : Math.max(1, bytes);
   switch (target) {
-    case 'aligned': return DATA + 0x400 + align * random.below(Math.max(2, Math.floor(0x400 / align)));
-    case 'any': return DATA + 0x200 + random.below(0xc00);
-    case 'cross': return DATA + 0x1000 - (bytes < 2 ? 1 : 1 + random.below(bytes - 1));
-    case 'edge': return DATA_END - (bytes < 2 ? 0 : 1 + random.below(bytes - 1));
-    case 'unmapped': return DATA_END + align * random.below(8);
-    case 'readonly': return READ_ONLY + align * random.below(16);
-    case 'low': return LOW + 0x400 + align * random.below(8);
-    case 'noncanonical': return Number.NaN;
+    case 'aligned':
+      return DATA + 0x400 + align * random.below(Math.max(2, Math.floor(0x400 / align)));
+    case 'any':
+      return DATA + 0x200 + random.below(0xc00);
+    case 'cross':
+      return DATA + 0x1000 - (bytes < 2 ? 1 : 1 + random.below(bytes - 1));
+    case 'edge':
+      return DATA_END - (bytes < 2 ? 0 : 1 + random.below(bytes - 1));
+    case 'unmapped':
+      return DATA_END + align * random.below(8);
+    case 'readonly':
+      return READ_ONLY + align * random.below(16);
+    case 'low':
+      return LOW + 0x400 + align * random.below(8);
+    case 'noncanonical':
+      return Number.NaN;
   }
 }
 
@@ -80,7 +107,9 @@ export function addressBits({ bits, addressPrefix }: Plan): Bits {
 }
 
 /** 16-bit addresses reach only the low window. */
-export function usesSmallAddresses(plan: Plan): boolean { return addressBits(plan) === 16; }
+export function usesSmallAddresses(plan: Plan): boolean {
+  return addressBits(plan) === 16;
+}
 
 /** Chooses an addressing form that reaches `plan.address` and sets the registers it needs. */
 export function memoryForm(plan: Plan): Memory {
@@ -119,7 +148,10 @@ export function memoryForm(plan: Plan): Memory {
   const base = random.pick(free);
   const others = free.filter((r) => r !== base);
   const index = random.chance(40) ? random.pick(others) : undefined;
-  if (displacementSize === 0 && (base & 7) === 5) { displacementSize = 1; displacement = 0; }
+  if (displacementSize === 0 && (base & 7) === 5) {
+    displacementSize = 1;
+    displacement = 0;
+  }
   if (plan.addressOnly) return { base, index, scale, displacement, displacementSize };
   let offset = 0n;
   if (index !== undefined) {
@@ -143,7 +175,7 @@ function form16(plan: Plan): Memory {
   const form = random.pick(FORMS16.map((_, i) => i).filter((i) => (FORMS16[i] as readonly number[]).every((r) => !plan.registers.has(r))));
   const registers = FORMS16[form] as readonly number[];
   if (form === 8) return { scale: 0, displacement: goal, displacementSize: 2, form16: 8 };
-  const displacementSize = random.pick(form === 6 ? [1, 2] as const : [0, 1, 2] as const);
+  const displacementSize = random.pick(form === 6 ? ([1, 2] as const) : ([0, 1, 2] as const));
   const displacement = displacementSize === 0 ? 0 : displacementSize === 1 ? random.below(256) - 128 : random.below(0x10000);
   const rest = goal - displacement;
   const first = registers.length === 2 ? random.below(0x10000) : rest;

@@ -13,32 +13,89 @@ const [CF, PF, AF, ZF, SF, OF] = [0x1, 0x4, 0x10, 0x40, 0x80, 0x800];
 const ALL = CF | PF | AF | ZF | SF | OF;
 
 /** Which arithmetic flags an instruction reads, defines and leaves undefined (Intel SDM vol. 1, appendix A). */
-interface Effect { reads: number; defines: number; leavesOpen: number }
+interface Effect {
+  reads: number;
+  defines: number;
+  leavesOpen: number;
+}
 
 const CONDITION_READS: Record<string, number> = {
-  O: OF, NO: OF, B: CF, NB: CF, Z: ZF, NZ: ZF, BE: CF | ZF, NBE: CF | ZF, S: SF, NS: SF, P: PF, NP: PF,
-  L: SF | OF, NL: SF | OF, LE: SF | OF | ZF, NLE: SF | OF | ZF,
+  O: OF,
+  NO: OF,
+  B: CF,
+  NB: CF,
+  Z: ZF,
+  NZ: ZF,
+  BE: CF | ZF,
+  NBE: CF | ZF,
+  S: SF,
+  NS: SF,
+  P: PF,
+  NP: PF,
+  L: SF | OF,
+  NL: SF | OF,
+  LE: SF | OF | ZF,
+  NLE: SF | OF | ZF,
 };
 const LOGIC: Effect = { reads: 0, defines: ALL & ~AF, leavesOpen: AF };
 const FULL: Effect = { reads: 0, defines: ALL, leavesOpen: 0 };
 const CARRY: Effect = { reads: CF, defines: ALL, leavesOpen: 0 };
 const NONE: Effect = { reads: 0, defines: 0, leavesOpen: 0 };
 const EFFECTS: Record<string, Effect> = {
-  ADD: FULL, SUB: FULL, CMP: FULL, NEG: FULL, XADD: FULL, CMPXCHG: FULL, POPCNT: FULL, ADC: CARRY, SBB: CARRY,
-  AND: LOGIC, OR: LOGIC, XOR: LOGIC, TEST: LOGIC, INC: { ...FULL, defines: ALL & ~CF }, DEC: { ...FULL, defines: ALL & ~CF },
-  SHL: LOGIC, SHR: LOGIC, SAR: LOGIC, ROL: { ...NONE, defines: CF | OF }, ROR: { ...NONE, defines: CF | OF },
-  RCL: { reads: CF, defines: CF | OF, leavesOpen: 0 }, RCR: { reads: CF, defines: CF | OF, leavesOpen: 0 },
-  MUL: { reads: 0, defines: CF | OF, leavesOpen: SF | ZF | AF | PF }, IMUL: { reads: 0, defines: CF | OF, leavesOpen: SF | ZF | AF | PF },
-  BT: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF }, BTS: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF },
-  BSF: { reads: 0, defines: ZF, leavesOpen: ALL & ~ZF }, STC: { ...NONE, defines: CF }, CLC: { ...NONE, defines: CF },
-  CMC: { reads: CF, defines: CF, leavesOpen: 0 }, SAHF: { ...NONE, defines: ALL & ~OF }, LAHF: { ...NONE, reads: ALL & ~OF },
-  PUSHF: { ...NONE, reads: ALL }, MOV: NONE, MOVZX: NONE, MOVSX: NONE, LEA: NONE, NOT: NONE, XCHG: NONE, PUSH: NONE, POP: NONE,
-  CBW: NONE, CWD: NONE, BSWAP: NONE,
+  ADD: FULL,
+  SUB: FULL,
+  CMP: FULL,
+  NEG: FULL,
+  XADD: FULL,
+  CMPXCHG: FULL,
+  POPCNT: FULL,
+  ADC: CARRY,
+  SBB: CARRY,
+  AND: LOGIC,
+  OR: LOGIC,
+  XOR: LOGIC,
+  TEST: LOGIC,
+  INC: { ...FULL, defines: ALL & ~CF },
+  DEC: { ...FULL, defines: ALL & ~CF },
+  SHL: LOGIC,
+  SHR: LOGIC,
+  SAR: LOGIC,
+  ROL: { ...NONE, defines: CF | OF },
+  ROR: { ...NONE, defines: CF | OF },
+  RCL: { reads: CF, defines: CF | OF, leavesOpen: 0 },
+  RCR: { reads: CF, defines: CF | OF, leavesOpen: 0 },
+  MUL: { reads: 0, defines: CF | OF, leavesOpen: SF | ZF | AF | PF },
+  IMUL: { reads: 0, defines: CF | OF, leavesOpen: SF | ZF | AF | PF },
+  BT: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF },
+  BTS: { reads: 0, defines: CF, leavesOpen: OF | SF | AF | PF },
+  BSF: { reads: 0, defines: ZF, leavesOpen: ALL & ~ZF },
+  STC: { ...NONE, defines: CF },
+  CLC: { ...NONE, defines: CF },
+  CMC: { reads: CF, defines: CF, leavesOpen: 0 },
+  SAHF: { ...NONE, defines: ALL & ~OF },
+  LAHF: { ...NONE, reads: ALL & ~OF },
+  PUSHF: { ...NONE, reads: ALL },
+  MOV: NONE,
+  MOVZX: NONE,
+  MOVSX: NONE,
+  LEA: NONE,
+  NOT: NONE,
+  XCHG: NONE,
+  PUSH: NONE,
+  POP: NONE,
+  CBW: NONE,
+  CWD: NONE,
+  BSWAP: NONE,
 };
 
-interface Piece { bytes: number[]; effect: Effect }
+interface Piece {
+  bytes: number[];
+  effect: Effect;
+}
 
-const RBX = 3, RSP = 4, RCX = 1;
+const RBX = 3,
+  RSP = 4,
+  RCX = 1;
 
 /** One instruction on registers or on the operands around DATA, which RBX points to; RBX, RCX and RSP are never written. */
 function piece(row: Instruction, bits: Bits, random: Random): Piece | undefined {
@@ -50,9 +107,12 @@ function piece(row: Instruction, bits: Bits, random: Random): Piece | undefined 
   const registers = (bits === 64 ? [0, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] : [0, 2]).filter((r) => r !== RSP);
   const shifted = /^(SHL|SHR|SAR|ROL|ROR|RCL|RCR)$/.test(row.mnemonic);
   const byteImmediate = shifted ? 1n : undefined; // a count of one defines OF
-  const immediates = row.operands.filter(({ kind }) => kind === 'I').map(({ size: type }) => ({
-    value: byteImmediate ?? integer(random), size: type === 'b' ? 1 : type === 'w' ? 2 : type === 'v' ? size / 8 : Math.min(4, size / 8),
-  }));
+  const immediates = row.operands
+    .filter(({ kind }) => kind === 'I')
+    .map(({ size: type }) => ({
+      value: byteImmediate ?? integer(random),
+      size: type === 'b' ? 1 : type === 'w' ? 2 : type === 'v' ? size / 8 : Math.min(4, size / 8),
+    }));
   const memory = row.hasModrm && row.place !== 'register' && (row.place === 'memory' || random.chance(30));
   if (memory && (row.mnemonic === 'POP' || (row.mnemonic.startsWith('BT') && row.operands[1]?.kind === 'G'))) return undefined;
   const rm = memory
@@ -76,7 +136,7 @@ function program(rows: readonly Instruction[], random: Random): Case {
   let open = 0;
   const length = 2 + random.below(6);
   if (loop) code.push(0x39, 0xc0); // CMP EAX, EAX: every flag is defined at the head
-  for (let n = 0; n < length;) {
+  for (let n = 0; n < length; ) {
     const next = random.chance(25) ? jump(rows, bits, open, random) : piece(random.pick(rows), bits, random);
     if (next === undefined || (next.effect.reads & open) !== 0) continue;
     open = (open & ~next.effect.defines) | next.effect.leavesOpen;
@@ -89,7 +149,10 @@ function program(rows: readonly Instruction[], random: Random): Case {
     open &= CF;
   } else if (random.chance(15)) code.push(0x8b, 0x04, 0x25, ...little(BigInt(DATA_END), 4)); // faults: MOV EAX, [DATA_END]
   const test = newCase(bits, code, 'gi', random.below(1_000_000));
-  test.registers = [[RCX, BigInt(1 + random.below(4))], [RBX, BigInt(DATA + 0x800)]];
+  test.registers = [
+    [RCX, BigInt(1 + random.below(4))],
+    [RBX, BigInt(DATA + 0x800)],
+  ];
   test.patches = [{ address: DATA + 0x800, bytes: 'operands' }];
   test.undefinedFlags = open;
   if (random.chance(10)) test.at = CODE + 0x1000 - random.below(code.length); // across a page

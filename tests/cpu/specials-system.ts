@@ -48,7 +48,11 @@ export function prepareSystem(plan: Plan): void {
     if (address !== undefined && address + bytes.length <= DATA_END) plan.patches.push({ address, bytes: Uint8Array.from(bytes) });
   };
   switch (row.mnemonic) {
-    case 'LAR': case 'LSL': case 'VERR': case 'VERW': case 'ARPL': {
+    case 'LAR':
+    case 'LSL':
+    case 'VERR':
+    case 'VERW':
+    case 'ARPL': {
       const value = random.pick(SELECTORS);
       if (plan.address !== undefined) patch(plan.address, little(BigInt(value), 2));
       else if (plan.rm !== 4) plan.registers.set(plan.rm, BigInt(value));
@@ -57,10 +61,15 @@ export function prepareSystem(plan: Plan): void {
     case 'POP':
       patch(STACK, little(BigInt(loadable(row.row[1], random)), size / 8));
       return;
-    case 'LDS': case 'LES': case 'LFS': case 'LGS': case 'LSS':
+    case 'LDS':
+    case 'LES':
+    case 'LFS':
+    case 'LGS':
+    case 'LSS':
       patch(plan.address, [...little(target, size / 8), ...little(BigInt(loadable(row.mnemonic.slice(1), random)), 2)]);
       return;
-    case 'MOV': { // the last two segment register numbers do not exist
+    case 'MOV': {
+      // the last two segment register numbers do not exist
       plan.reg = random.chance(90) ? random.below(6) : random.below(8);
       if (row.operands[0]?.text !== 'Sw') return;
       const value = BigInt(loadable(SEGMENTS[plan.reg] ?? '', random));
@@ -69,8 +78,13 @@ export function prepareSystem(plan: Plan): void {
       else plan.reg = 1; // MOV CS is #UD, whatever RSP holds
       return;
     }
-    case 'CALLF': case 'JMPF':
-      if (plan.address === undefined) plan.immediates = [{ value: target, size: 4 }, { value: BigInt(selector), size: 2 }];
+    case 'CALLF':
+    case 'JMPF':
+      if (plan.address === undefined)
+        plan.immediates = [
+          { value: target, size: 4 },
+          { value: BigInt(selector), size: 2 },
+        ];
       else patch(plan.address, [...little(target, 4), ...little(BigInt(selector), 2)]);
       return;
     case 'RETF':
@@ -80,7 +94,10 @@ export function prepareSystem(plan: Plan): void {
       const flags = BigInt(random.next() & 0xcd5) | 0x202n;
       const stack = random.chance(85) ? SELECTOR.data : random.pick(SELECTORS);
       const words = [target, BigInt(selector), flags, BigInt(STACK + 0x40), BigInt(stack)];
-      patch(STACK, words.flatMap((word) => little(word, size / 8)));
+      patch(
+        STACK,
+        words.flatMap((word) => little(word, size / 8)),
+      );
       return;
     }
     case 'INT': // 3, 4 and 128 have gates for user code

@@ -16,25 +16,77 @@ const SPECIALS: readonly (readonly [RegExp, (plan: Plan) => void])[] = [
   [/^I?DIV$/, division],
   [/^CMPXCHG$/, compareExchange],
   [/^CMPXCHG(8B|16B)$/, compareExchangeWide],
-  [/^XLATB?$/, (plan) => { setPointer(plan, RBX, usesSmallAddresses(plan) ? LOW + 0x200 : DATA + 0x200); }],
-  [/^(LOOP|LOOPN?[EZ]|LOOPNZ|J[ER]?CXZ|JrCXZ)/, (plan) => { setCounter(plan, plan.random.below(3)); }],
+  [
+    /^XLATB?$/,
+    (plan) => {
+      setPointer(plan, RBX, usesSmallAddresses(plan) ? LOW + 0x200 : DATA + 0x200);
+    },
+  ],
+  [
+    /^(LOOP|LOOPN?[EZ]|LOOPNZ|J[ER]?CXZ|JrCXZ)/,
+    (plan) => {
+      setCounter(plan, plan.random.below(3));
+    },
+  ],
   [/^(JMP|CALL)$/, indirectTarget],
-  [/^RET/, (plan) => { patchStack(plan, codePointer(plan)); }],
-  [/^POPF/, (plan) => { patchStack(plan, BigInt(plan.random.next() & ~0x100)); }],
-  [/^LEAVE$/, (plan) => { plan.registers.set(RBP, BigInt(stackPointer(plan, DATA + 0x1400 + 8 * plan.random.below(64)))); }],
+  [
+    /^RET/,
+    (plan) => {
+      patchStack(plan, codePointer(plan));
+    },
+  ],
+  [
+    /^POPF/,
+    (plan) => {
+      patchStack(plan, BigInt(plan.random.next() & ~0x100));
+    },
+  ],
+  [
+    /^LEAVE$/,
+    (plan) => {
+      plan.registers.set(RBP, BigInt(stackPointer(plan, DATA + 0x1400 + 8 * plan.random.below(64))));
+    },
+  ],
   [/^ENTER$/, enter],
   [/^BOUND$/, bound],
   [/^(MOVS|CMPS|STOS|LODS|SCAS)$/, stringOperands],
-  [/^MASKMOV/, (plan) => { setPointer(plan, RDI, usesSmallAddresses(plan) ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64)); }],
+  [
+    /^MASKMOV/,
+    (plan) => {
+      setPointer(plan, RDI, usesSmallAddresses(plan) ? LOW + 0x600 : DATA + 0xff0 - plan.random.below(64));
+    },
+  ],
   [/^PCMPESTR/, stringLengths],
   [/^(FLDENV|FRSTOR)$/, loadEnvironment],
   [/^(FNSTENV|FNSAVE)$/, storeEnvironment],
-  [/^FXSAVE/, (plan) => { ignoreFx(plan); }],
-  [/^FXRSTOR/, (plan) => { patchFx(plan); }],
-  [/^XSAVE/, (plan) => { ignoreFx(plan); featureMask(plan); ignore(plan, 512, 8); }],
+  [
+    /^FXSAVE/,
+    (plan) => {
+      ignoreFx(plan);
+    },
+  ],
+  [
+    /^FXRSTOR/,
+    (plan) => {
+      patchFx(plan);
+    },
+  ],
+  [
+    /^XSAVE/,
+    (plan) => {
+      ignoreFx(plan);
+      featureMask(plan);
+      ignore(plan, 512, 8);
+    },
+  ],
   [/^XRSTOR/, restoreExtended],
   // Reserved bits are #GP.
-  [/^LDMXCSR$/, (plan) => { patch(plan, [plan.random.below(256), plan.random.below(256), plan.random.chance(15) ? 1 : 0, 0]); }],
+  [
+    /^LDMXCSR$/,
+    (plan) => {
+      patch(plan, [plan.random.below(256), plan.random.below(256), plan.random.chance(15) ? 1 : 0, 0]);
+    },
+  ],
 ];
 
 export function prepare(plan: Plan): void {
@@ -110,7 +162,8 @@ function division(plan: Plan): void {
   if (product < 0n) remainder = -remainder;
   const dividend = BigInt.asUintN(2 * Number(bits), product + remainder);
   const keep = (old: bigint, value: bigint): bigint => (bits >= 32n ? value : mask(plan, (old & ~((1n << bits) - 1n)) | value));
-  const low = BigInt.asUintN(Number(bits), dividend), high = dividend >> bits;
+  const low = BigInt.asUintN(Number(bits), dividend),
+    high = dividend >> bits;
   if (bits === 8n) plan.registers.set(RAX, keep(random.word() & ~0xffffn, dividend & 0xffn) | ((dividend >> 8n) << 8n));
   else {
     plan.registers.set(RAX, keep(random.word(), low));
@@ -131,7 +184,8 @@ function compareExchange(plan: Plan): void {
 }
 
 function compareExchangeWide(plan: Plan): void {
-  const low = mask(plan, integer(plan.random)), high = mask(plan, integer(plan.random));
+  const low = mask(plan, integer(plan.random)),
+    high = mask(plan, integer(plan.random));
   plan.registers.set(RAX, low);
   plan.registers.set(RDX, high);
   plan.registers.set(RBX, mask(plan, integer(plan.random)));
@@ -154,7 +208,9 @@ function patchStack(plan: Plan, value: bigint): void {
   plan.patches.push({ address: Number(rsp), bytes: clip(Number(rsp), Uint8Array.from(little(value, 8))) });
 }
 
-function stackPointer(plan: Plan, address: number): number { return plan.random.chance(10) ? DATA_END - 4 : address; }
+function stackPointer(plan: Plan, address: number): number {
+  return plan.random.chance(10) ? DATA_END - 4 : address;
+}
 
 function indirectTarget(plan: Plan): void {
   if (!plan.row.hasModrm) return;
@@ -166,7 +222,10 @@ function indirectTarget(plan: Plan): void {
 function enter(plan: Plan): void {
   plan.registers.set(RBP, BigInt(DATA + 0x1800));
   const level = plan.random.pick([0, 0, 1, 2, 3, 5, 31, 34]);
-  plan.immediates = [{ value: BigInt(plan.random.below(0x200)), size: 2 }, { value: BigInt(level), size: 1 }];
+  plan.immediates = [
+    { value: BigInt(plan.random.below(0x200)), size: 2 },
+    { value: BigInt(level), size: 1 },
+  ];
 }
 
 function bound(plan: Plan): void {
@@ -179,7 +238,8 @@ function bound(plan: Plan): void {
 function stringOperands(plan: Plan): void {
   const { random } = plan;
   const low = usesSmallAddresses(plan);
-  const start = low ? LOW : DATA, end = low ? LOW + 0x2000 : DATA_END;
+  const start = low ? LOW : DATA,
+    end = low ? LOW + 0x2000 : DATA_END;
   const compares = /^(CMPS|SCAS)/.test(plan.row.mnemonic);
   if (random.chance(70)) plan.prefixes.push(compares && random.chance(50) ? 0xf2 : 0xf3);
   const repeated = plan.prefixes.some((byte) => byte === 0xf2 || byte === 0xf3);
@@ -187,10 +247,13 @@ function stringOperands(plan: Plan): void {
   if (repeated) setCounter(plan, count);
   const backwards = random.chance(30);
   plan.rflags = BigInt(0x202 | (random.next() & 0x8d5) | (backwards ? 0x400 : 0));
-  const position = (): number => random.pick([
-    start + 0x400 + random.below(0x400), start + 0x400 + random.below(0x400), start + 0x1000 - random.below(24) + (backwards ? 16 : 0),
-    backwards ? start + random.below(24) : end - random.below(24) - 1,
-  ]);
+  const position = (): number =>
+    random.pick([
+      start + 0x400 + random.below(0x400),
+      start + 0x400 + random.below(0x400),
+      start + 0x1000 - random.below(24) + (backwards ? 16 : 0),
+      backwards ? start + random.below(24) : end - random.below(24) - 1,
+    ]);
   const source = position();
   const destination = random.chance(25) ? source + random.below(17) - 8 : position();
   setPointer(plan, RSI, source);
@@ -206,7 +269,9 @@ function stringOperands(plan: Plan): void {
   if (random.chance(70)) plan.registers.set(RAX, mask(plan, BigInt(same[0] as number) * 0x0101010101010101n));
 }
 
-function isSmallEnvironment(plan: Plan): boolean { return plan.idle66 !== (plan.bits === 16); }
+function isSmallEnvironment(plan: Plan): boolean {
+  return plan.idle66 !== (plan.bits === 16);
+}
 
 /** x87 environment: 28 bytes, or 14 with an operand size prefix (SDM vol. 1, figures 8-9 to 8-12). */
 function environment(plan: Plan): { control: number; words: number[] } {
@@ -227,7 +292,9 @@ function loadEnvironment(plan: Plan): void {
 }
 
 /** The last-instruction pointers and opcode are not compared; see `normalise`. */
-function storeEnvironment(plan: Plan): void { ignore(plan, isSmallEnvironment(plan) ? 6 : 12, isSmallEnvironment(plan) ? 8 : 16); }
+function storeEnvironment(plan: Plan): void {
+  ignore(plan, isSmallEnvironment(plan) ? 6 : 12, isSmallEnvironment(plan) ? 8 : 16);
+}
 
 function ignoreFx(plan: Plan): void {
   ignore(plan, 5, 19);

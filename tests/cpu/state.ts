@@ -26,16 +26,46 @@ export class Random {
     return (z ^ (z >>> 15)) >>> 0;
   }
   /** 0 <= result < limit. */
-  below(limit: number): number { return this.next() % limit; }
-  chance(percent: number): boolean { return this.below(100) < percent; }
-  pick<T>(list: readonly T[]): T { return list[this.below(list.length)] as T; }
-  word(): bigint { return (BigInt(this.next()) << 32n) | BigInt(this.next()); }
+  below(limit: number): number {
+    return this.next() % limit;
+  }
+  chance(percent: number): boolean {
+    return this.below(100) < percent;
+  }
+  pick<T>(list: readonly T[]): T {
+    return list[this.below(list.length)] as T;
+  }
+  word(): bigint {
+    return (BigInt(this.next()) << 32n) | BigInt(this.next());
+  }
 }
 
 const MASK64 = (1n << 64n) - 1n;
 const INTEGERS = [
-  0n, 1n, 2n, 3n, -1n, -2n, 0x7fn, 0x80n, 0xffn, 0x7fffn, 0x8000n, 0xffffn, 0x7fffffffn, 0x80000000n, 0xffffffffn, 0x100000000n,
-  0x7fffffffffffffffn, 0x8000000000000000n, -0x80n, -0x8000n, -0x80000000n, 0x5555555555555555n, 0xaaaaaaaaaaaaaaaan, 0x0102030405060708n,
+  0n,
+  1n,
+  2n,
+  3n,
+  -1n,
+  -2n,
+  0x7fn,
+  0x80n,
+  0xffn,
+  0x7fffn,
+  0x8000n,
+  0xffffn,
+  0x7fffffffn,
+  0x80000000n,
+  0xffffffffn,
+  0x100000000n,
+  0x7fffffffffffffffn,
+  0x8000000000000000n,
+  -0x80n,
+  -0x8000n,
+  -0x80000000n,
+  0x5555555555555555n,
+  0xaaaaaaaaaaaaaaaan,
+  0x0102030405060708n,
 ];
 
 /** A 64-bit integer: an edge, a small number, sparse bits or anything. */
@@ -51,8 +81,8 @@ export function integer(random: Random): bigint {
 const SINGLES = [
   0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000, 0x7f800001, 0xff812345, 0x7fc54321,
   0x00000001, 0x807fffff, 0x00400000, 0x00800000, 0x80800000, 0x7f7fffff, 0xff7fffff, 0x3f000000, 0x3fc00000, 0x40200000, 0xc0200000,
-  0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000, 0xdf000000,
-  0x4b000001, 0x4affffff, 0x3f7fffff, 0x3f800001, 0x33800000,
+  0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000, 0xdf000000, 0x4b000001, 0x4affffff, 0x3f7fffff, 0x3f800001,
+  0x33800000,
 ];
 
 export function single(random: Random): number {
@@ -65,12 +95,42 @@ export function single(random: Random): number {
 }
 
 const DOUBLES = [
-  0x0000000000000000n, 0x8000000000000000n, 0x3ff0000000000000n, 0xbff0000000000000n, 0x7ff0000000000000n, 0xfff0000000000000n,
-  0x7ff8000000000000n, 0xfff8000000000000n, 0x7ff0000000000001n, 0xfff0123456789abcn, 0x7ff8000012345678n, 0x0000000000000001n,
-  0x800fffffffffffffn, 0x0008000000000000n, 0x0010000000000000n, 0x8010000000000000n, 0x7fefffffffffffffn, 0xffefffffffffffffn,
-  0x3fe0000000000000n, 0x3ff8000000000000n, 0x4004000000000000n, 0x41dfffffffc00000n, 0x41e0000000000000n, 0xc1e0000000200000n,
-  0xc1e0000000000000n, 0x43dfffffffffffffn, 0x43e0000000000000n, 0xc3e0000000000000n, 0x4330000000000001n, 0x3fefffffffffffffn,
-  0x47efffffe0000000n, 0x47effffff0000000n, 0x3810000000000000n, 0x380fffffffffffffn, 0x36a0000000000000n, 0x3690000000000000n,
+  0x0000000000000000n,
+  0x8000000000000000n,
+  0x3ff0000000000000n,
+  0xbff0000000000000n,
+  0x7ff0000000000000n,
+  0xfff0000000000000n,
+  0x7ff8000000000000n,
+  0xfff8000000000000n,
+  0x7ff0000000000001n,
+  0xfff0123456789abcn,
+  0x7ff8000012345678n,
+  0x0000000000000001n,
+  0x800fffffffffffffn,
+  0x0008000000000000n,
+  0x0010000000000000n,
+  0x8010000000000000n,
+  0x7fefffffffffffffn,
+  0xffefffffffffffffn,
+  0x3fe0000000000000n,
+  0x3ff8000000000000n,
+  0x4004000000000000n,
+  0x41dfffffffc00000n,
+  0x41e0000000000000n,
+  0xc1e0000000200000n,
+  0xc1e0000000000000n,
+  0x43dfffffffffffffn,
+  0x43e0000000000000n,
+  0xc3e0000000000000n,
+  0x4330000000000001n,
+  0x3fefffffffffffffn,
+  0x47efffffe0000000n,
+  0x47effffff0000000n,
+  0x3810000000000000n,
+  0x380fffffffffffffn,
+  0x36a0000000000000n,
+  0x3690000000000000n,
 ];
 
 export function double(random: Random): bigint {
@@ -87,17 +147,44 @@ export function double(random: Random): bigint {
 
 /** Extended-precision values as [significand, sign and exponent] (Intel SDM vol. 1, 4.2.2 and 8.2.2). */
 const EXTENDED: readonly (readonly [bigint, number])[] = [
-  [0n, 0], [0n, 0x8000], [1n << 63n, 0x3fff], [1n << 63n, 0xbfff], [1n << 63n, 0x7fff], [1n << 63n, 0xffff], // zeros, ones, infinities
-  [3n << 62n, 0x7fff], [3n << 62n, 0xffff], [(1n << 63n) + 1n, 0x7fff], [0xc000000012345678n, 0x7fff], // NaNs
+  [0n, 0],
+  [0n, 0x8000],
+  [1n << 63n, 0x3fff],
+  [1n << 63n, 0xbfff],
+  [1n << 63n, 0x7fff],
+  [1n << 63n, 0xffff], // zeros, ones, infinities
+  [3n << 62n, 0x7fff],
+  [3n << 62n, 0xffff],
+  [(1n << 63n) + 1n, 0x7fff],
+  [0xc000000012345678n, 0x7fff], // NaNs
   // denormals, pseudo-denormal, limits
-  [1n, 0], [0x7fffffffffffffffn, 0x8000], [1n << 63n, 0], [1n << 63n, 1], [MASK64, 0x7ffe], [MASK64, 0xfffe],
-  [0x4000000000000000n, 0x3fff], [0n, 0x7fff], [0x4000000000000000n, 0x7fff], // unnormal, pseudo-infinity, pseudo-NaN: unsupported
+  [1n, 0],
+  [0x7fffffffffffffffn, 0x8000],
+  [1n << 63n, 0],
+  [1n << 63n, 1],
+  [MASK64, 0x7ffe],
+  [MASK64, 0xfffe],
+  [0x4000000000000000n, 0x3fff],
+  [0n, 0x7fff],
+  [0x4000000000000000n, 0x7fff], // unnormal, pseudo-infinity, pseudo-NaN: unsupported
   // pi, pi/2, pi/4, ln 2
-  [0xc90fdaa22168c235n, 0x4000], [0xc90fdaa22168c235n, 0x3fff], [0xc90fdaa22168c235n, 0x3ffe], [0xb17217f7d1cf79acn, 0x3ffe],
-  [MASK64, 0x401d], [1n << 63n, 0x401e], [1n << 63n, 0xc01e], [MASK64, 0x403d], [1n << 63n, 0x403e], [1n << 63n, 0xc03e],
+  [0xc90fdaa22168c235n, 0x4000],
+  [0xc90fdaa22168c235n, 0x3fff],
+  [0xc90fdaa22168c235n, 0x3ffe],
+  [0xb17217f7d1cf79acn, 0x3ffe],
+  [MASK64, 0x401d],
+  [1n << 63n, 0x401e],
+  [1n << 63n, 0xc01e],
+  [MASK64, 0x403d],
+  [1n << 63n, 0x403e],
+  [1n << 63n, 0xc03e],
   [MASK64 - 1n, 0xc03e],
   // 0.5, 1.5, 2.5, about 1e18
-  [1n << 63n, 0x3ffe], [3n << 62n, 0x3fff], [0xa000000000000000n, 0x4000], [0xde0b6b3a763fffe0n, 0x403a], [0xde0b6b3a76400000n, 0x403a],
+  [1n << 63n, 0x3ffe],
+  [3n << 62n, 0x3fff],
+  [0xa000000000000000n, 0x4000],
+  [0xde0b6b3a763fffe0n, 0x403a],
+  [0xde0b6b3a76400000n, 0x403a],
 ];
 
 /** Where denormals, singles, doubles, 64-bit integers and the format itself end. */
@@ -116,8 +203,14 @@ export function extended(random: Random): readonly [bigint, number] {
 }
 
 const view = new DataView(new ArrayBuffer(8));
-function floatBits(value: number): number { view.setFloat32(0, value); return view.getUint32(0); }
-function doubleBits(value: number): bigint { view.setFloat64(0, value); return view.getBigUint64(0); }
+function floatBits(value: number): number {
+  view.setFloat32(0, value);
+  return view.getUint32(0);
+}
+function doubleBits(value: number): bigint {
+  view.setFloat64(0, value);
+  return view.getBigUint64(0);
+}
 function fromNumber(value: number): readonly [bigint, number] {
   if (value === 0) return [0n, 0];
   const bits = doubleBits(value);

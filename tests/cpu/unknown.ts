@@ -6,7 +6,9 @@ const ESCAPES: readonly (readonly number[])[] = [[], [0x0f], [0x0f, 0x38], [0x0f
 /** Legacy prefixes and REX in the one-byte map, the escapes in it and in 0F. */
 const NOT_OPCODES: readonly ReadonlySet<number>[] = [
   new Set([0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, ...Array.from({ length: 16 }, (_, i) => 0x40 + i)]),
-  new Set([0x38, 0x3a]), new Set(), new Set(),
+  new Set([0x38, 0x3a]),
+  new Set(),
+  new Set(),
 ];
 
 /** Code bytes of every unclaimed encoding in 64-bit code, register and memory form ([RAX]), each ModRM.reg, each mandatory prefix. */
@@ -31,5 +33,5 @@ function claims(row: Instruction, prefix: 'NP' | '66' | 'F2' | 'F3', modrm: numb
   if (!row.hasModrm) return true;
   if (row.exactModrm !== undefined) return row.exactModrm === modrm;
   if (row.digit !== undefined && row.digit !== ((modrm >> 3) & 7)) return false;
-  return row.place === 'any' || (row.place === 'register') === (modrm >= 0xc0);
+  return row.place === 'any' || (row.place === 'register') === modrm >= 0xc0;
 }

@@ -19,11 +19,66 @@ const ALIAS = KERNEL.kfunc + 0x10_0000;
 const MSR_GS_BASE = 0xc000_0101;
 /** With this GS base the kernel's preempt_count lies in the module's private page. */
 const BAD_GS = BigInt.asUintN(64, BigInt(CORE + 0x3000 - KERNEL.preempt_count));
-const CODE = [T.probe, 4, T.afterInner, T.afterCall, T.inner, 0x21, T.warn, T.warn + 2, T.faulting, T.fixup, T.withBp, 0x44, T.bpAfterCall, T.cleanup].map((at) => CORE + at);
-const PLACES = [...CODE, CORE + 0x1000, CORE + 0x1010, CORE + 0x1070, INIT, INIT + T.initAfterCall, KERNEL.kfunc, KERNEL_TEXT, CORE + 0x3000, DATA, 0x40_0000, -8, ALIAS, ALIAS + 9];
-const VALUES = [KERNEL_TEXT, CORE + T.afterInner, CORE + T.afterCall, CORE + T.innerAfterCall, CORE + T.bpAfterCall, CORE + 0x1000, CORE + 0x1010, INIT + T.initAfterCall, 0, STACK + 0x2000].map((value) => BigInt.asUintN(64, BigInt(value))).concat(0x8000_0000_0000n);
-const HOSTILE_RSP = [0n, 8n, 0xffff_ffff_ffff_fff8n, 0x8000_0000_0000n, 0x40_0000n, ...[KERNEL_TEXT & ~0xfff, STACK + 0x3ff4, DATA + 0x800, STACK - 8, STACK + 0x4000].map((at) => BigInt.asUintN(64, BigInt(at)))];
-const EVENTS: readonly Pick<PendingEvent, 'type' | 'vector'>[] = [{ type: 'interrupt', vector: 0x22 }, { type: 'nmi', vector: 2 }, { type: 'exception', vector: 6 }, { type: 'exception', vector: 14 }];
+const CODE = [
+  T.probe,
+  4,
+  T.afterInner,
+  T.afterCall,
+  T.inner,
+  0x21,
+  T.warn,
+  T.warn + 2,
+  T.faulting,
+  T.fixup,
+  T.withBp,
+  0x44,
+  T.bpAfterCall,
+  T.cleanup,
+].map((at) => CORE + at);
+const PLACES = [
+  ...CODE,
+  CORE + 0x1000,
+  CORE + 0x1010,
+  CORE + 0x1070,
+  INIT,
+  INIT + T.initAfterCall,
+  KERNEL.kfunc,
+  KERNEL_TEXT,
+  CORE + 0x3000,
+  DATA,
+  0x40_0000,
+  -8,
+  ALIAS,
+  ALIAS + 9,
+];
+const VALUES = [
+  KERNEL_TEXT,
+  CORE + T.afterInner,
+  CORE + T.afterCall,
+  CORE + T.innerAfterCall,
+  CORE + T.bpAfterCall,
+  CORE + 0x1000,
+  CORE + 0x1010,
+  INIT + T.initAfterCall,
+  0,
+  STACK + 0x2000,
+]
+  .map((value) => BigInt.asUintN(64, BigInt(value)))
+  .concat(0x8000_0000_0000n);
+const HOSTILE_RSP = [
+  0n,
+  8n,
+  0xffff_ffff_ffff_fff8n,
+  0x8000_0000_0000n,
+  0x40_0000n,
+  ...[KERNEL_TEXT & ~0xfff, STACK + 0x3ff4, DATA + 0x800, STACK - 8, STACK + 0x4000].map((at) => BigInt.asUintN(64, BigInt(at))),
+];
+const EVENTS: readonly Pick<PendingEvent, 'type' | 'vector'>[] = [
+  { type: 'interrupt', vector: 0x22 },
+  { type: 'nmi', vector: 2 },
+  { type: 'exception', vector: 6 },
+  { type: 'exception', vector: 14 },
+];
 const FLAGS = [2n, 0x202n, 0x246n, 0x1_0402n];
 
 const image = tinyImage();
@@ -44,14 +99,22 @@ export class Drive {
       const frame = guest.cpu.translate(base, true);
       const { buffer } = guest.engine.memory.bytes;
       return {
-        base, frame, words: new BigUint64Array(pages * 512), present: new Array(pages).fill(true), actual: Buffer.from(buffer as ArrayBuffer, frame, pages * PAGE_SIZE),
+        base,
+        frame,
+        words: new BigUint64Array(pages * 512),
+        present: new Array(pages).fill(true),
+        actual: Buffer.from(buffer as ArrayBuffer, frame, pages * PAGE_SIZE),
       };
     });
     this.model = new Model(CPUS, this.regions, policy);
   }
 
-  get crossings(): Record<string, number> { return this.model.crossings; }
-  get reasons(): string[] { return [...Object.keys(this.model.refusals), ...Object.keys(this.model.violations)]; }
+  get crossings(): Record<string, number> {
+    return this.model.crossings;
+  }
+  get reasons(): string[] {
+    return [...Object.keys(this.model.refusals), ...Object.keys(this.model.violations)];
+  }
 
   /** One step. Throws with what differs. */
   step(numbers: Step): void {
@@ -74,41 +137,67 @@ export class Drive {
       guest.setWord(at, Number(BigInt.asIntN(64, value)));
       return true;
     };
-    const random = () => { registers[REG.rsp] = BigInt.asUintN(64, BigInt(pick(STACKS, b >> 4) + 8 * (1 + (b % 2047)))); };
+    const random = () => {
+      registers[REG.rsp] = BigInt.asUintN(64, BigInt(pick(STACKS, b >> 4) + 8 * (1 + (b % 2047))));
+    };
     const calm = model.inside[cpu] && b % 8 !== 0; // the module's own code keeps its stack pointer
     switch (a % 32) {
-      case 0: case 1: if (!calm) random(); break;
-      case 2: case 3: case 4: case 5: { // where some unfinished crossing ends
+      case 0:
+      case 1:
+        if (!calm) random();
+        break;
+      case 2:
+      case 3:
+      case 4:
+      case 5: {
+        // where some unfinished crossing ends
         if (calm) break;
         const frame = model.frames[(b >> 3) % (model.frames.length || 1)];
         if (frame) registers[REG.rsp] = BigInt.asUintN(64, BigInt(frame.key - (b % 8 === 7 ? 8 : 0)));
         else random();
         break;
       }
-      case 6: case 7: case 8: case 16: case 17: { // push
+      case 6:
+      case 7:
+      case 8:
+      case 16:
+      case 17: {
+        // push
         const value = !model.inside[cpu] && (a >> 5) % 4 !== 0 ? BigInt.asUintN(64, BigInt(KERNEL_TEXT)) : pick(VALUES, b);
         const at = canonical(registers[REG.rsp]) - 8;
         if (setWord(at, value)) registers[REG.rsp] = BigInt.asUintN(64, BigInt(at));
         break;
       }
-      case 9: setWord(canonical(registers[REG.rsp]) + 8 * (b % 8), pick(VALUES, b >> 3)); break; // poke near the stack pointer
-      case 10: registers[REG.rsp] += BigInt(8 * ((b % 9) - 4)); break;
-      case 11: if (b % 4 === 0) registers[REG.rsp] = pick(HOSTILE_RSP, b >> 2); break;
-      case 12: { // other registers
+      case 9:
+        setWord(canonical(registers[REG.rsp]) + 8 * (b % 8), pick(VALUES, b >> 3));
+        break; // poke near the stack pointer
+      case 10:
+        registers[REG.rsp] += BigInt(8 * ((b % 9) - 4));
+        break;
+      case 11:
+        if (b % 4 === 0) registers[REG.rsp] = pick(HOSTILE_RSP, b >> 2);
+        break;
+      case 12: {
+        // other registers
         for (const register of [REG.rax, REG.rbx, REG.r12, REG.r15, REG.rdx]) registers[register] = BigInt(b) * 0x1_0001_0001n;
         registers[REG.rflags] = pick(FLAGS, b);
         registers[REG.rbp] = b % 3 === 0 ? BigInt(b) : BigInt.asUintN(64, registers[REG.rsp] + BigInt(8 * (b % 5)));
         break;
       }
-      case 13: if (b % 8 === 0) this.togglePage(b >> 3); break;
+      case 13:
+        if (b % 8 === 0) this.togglePage(b >> 3);
+        break;
       case 14:
         if (b % 8 === 0) {
           model.badGs[cpu] = !model.badGs[cpu];
           guest.engine.cpus[cpu].writeMsr(MSR_GS_BASE, model.badGs[cpu] ? BAD_GS : 0n);
         }
         break;
-      case 15: registers[REG.rax] = 0n; break; // as a function that went well
-      default: break;
+      case 15:
+        registers[REG.rax] = 0n;
+        break; // as a function that went well
+      default:
+        break;
     }
     registers[REG.rsp] = BigInt.asUintN(64, registers[REG.rsp]);
     guest.engine.cpus[cpu].registers.words.set(registers);
@@ -141,12 +230,28 @@ export class Drive {
       if (cpu.executable(at)) return undefined;
       model.registers[index][REG.rip] = BigInt.asUintN(64, BigInt(at));
       const verdict = guest.handle(cpu.fetch(at), cpu);
-      return this.same(`fetch at ${at}`, verdict, at >= ALIAS && at < ALIAS + PAGE_SIZE && !inside ? model.fetchAlias() : model.fetch(index, at, cpu.privilegeLevel));
+      return this.same(
+        `fetch at ${at}`,
+        verdict,
+        at >= ALIAS && at < ALIAS + PAGE_SIZE && !inside ? model.fetchAlias() : model.fetch(index, at, cpu.privilegeLevel),
+      );
     };
     switch (what % 8) {
-      case 0: return gate(c % 13);
-      case 1: case 2: return gate(model.state === 'absent' ? G.init : model.state === 'quarantined' ? pick([G.cleanup, G.reentry, G.probe], c) : inside ? pick([G.return, G.kfunc, G.fpuBegin], c) : pick([G.reentry, G.probe, G.withBp, G.inner], c));
-      case 3: { // ret, or a jump by what is on top of the stack
+      case 0:
+        return gate(c % 13);
+      case 1:
+      case 2:
+        return gate(
+          model.state === 'absent'
+            ? G.init
+            : model.state === 'quarantined'
+              ? pick([G.cleanup, G.reentry, G.probe], c)
+              : inside
+                ? pick([G.return, G.kfunc, G.fpuBegin], c)
+                : pick([G.reentry, G.probe, G.withBp, G.inner], c),
+        );
+      case 3: {
+        // ret, or a jump by what is on top of the stack
         const slot = model.slot(canonical(model.registers[index][REG.rsp]));
         const to = slot ? canonical(slot.get()) : Number.NaN;
         if (Number.isNaN(to)) return undefined;
@@ -155,7 +260,8 @@ export class Drive {
         const number = (to - guest.gateAddress(0)) / 16;
         return Number.isInteger(number) && number >= 0 && number < 11 ? gate(number) : fetch(to);
       }
-      case 4: { // back to where something was interrupted
+      case 4: {
+        // back to where something was interrupted
         const events = model.frames.filter(({ kind }) => kind === 'event');
         const frame = events[(c >> 2) % (events.length || 1)];
         if (!frame || inside) return undefined;
@@ -165,20 +271,26 @@ export class Drive {
         const number = (at - guest.gateAddress(0)) / 16;
         return Number.isInteger(number) && number >= 0 && number < 11 ? gate(number) : fetch(at);
       }
-      case 5: return fetch(pick(PLACES, c));
+      case 5:
+        return fetch(pick(PLACES, c));
       case 6: {
         if (!inside) return undefined;
         const at = b % 4 === 0 ? pick(PLACES, c) : pick(CODE, c);
         const event = pick(EVENTS, b >> 2);
         model.registers[index][REG.rip] = BigInt.asUintN(64, BigInt(at));
         const verdict = guest.handle(cpu.event(at, event), cpu);
-        if (cpu.delivered.length !== 1 || cpu.delivered[0].view !== guest.engine.untrusted) throw new Error('the event was not delivered once, in the untrusted view');
+        if (cpu.delivered.length !== 1 || cpu.delivered[0].view !== guest.engine.untrusted)
+          throw new Error('the event was not delivered once, in the untrusted view');
         return this.same(`event ${event.vector} at ${at}`, verdict, model.event(index, at, event.type, event.vector));
       }
       default: {
         const gpa = cpu.translate(pick([CORE, CORE + 0x1000, INIT], c), false);
         if (c % 8 !== 0 || (guest.engine.protection(gpa) & PERMISSION.write) !== 0) return undefined;
-        return this.same('write', guest.handle({ kind: 'mmio', gpa: gpa + 8, size: 4, write: true, value: 0xcc, refused: false }, cpu), model.write());
+        return this.same(
+          'write',
+          guest.handle({ kind: 'mmio', gpa: gpa + 8, size: 4, write: true, value: 0xcc, refused: false }, cpu),
+          model.write(),
+        );
       }
     }
   }
@@ -191,21 +303,25 @@ export class Drive {
   private compare(text: string): void {
     const { guest, model } = this;
     const differ = (what: string, actual: unknown, expected: unknown) => {
-      const show = (value: unknown) => JSON.stringify(value, (_, entry: unknown) => (typeof entry === 'bigint' ? `0x${entry.toString(16)}` : entry));
+      const show = (value: unknown) =>
+        JSON.stringify(value, (_, entry: unknown) => (typeof entry === 'bigint' ? `0x${entry.toString(16)}` : entry));
       throw new Error(`${text}: ${what}: the monitor has ${show(actual)}, the model ${show(expected)}`);
     };
     const counts = (what: string, list: readonly { reason: string; count: number }[], expected: Record<string, number>) => {
-      if (list.length !== Object.keys(expected).length || list.some(({ reason, count }) => expected[reason] !== count)) differ(what, list, expected);
+      if (list.length !== Object.keys(expected).length || list.some(({ reason, count }) => expected[reason] !== count))
+        differ(what, list, expected);
     };
     counts('violations', guest.monitor.violations(), model.violations);
     counts('refusals', guest.monitor.refusals(), model.refusals);
-    for (const [name, count] of Object.entries(guest.monitor.crossings)) if (model.crossings[name] !== count) differ(`crossings ${name}`, count, model.crossings[name]);
+    for (const [name, count] of Object.entries(guest.monitor.crossings))
+      if (model.crossings[name] !== count) differ(`crossings ${name}`, count, model.crossings[name]);
     const state = guest.monitor.modules()[0].instances[0]?.state ?? 'absent';
     if (state !== model.state) differ('state', state, model.state);
     for (const [index, cpu] of guest.engine.cpus.entries()) {
       if (guest.inside(cpu) !== model.inside[index]) differ(`CPU ${index} inside`, guest.inside(cpu), model.inside[index]);
       const { words } = cpu.registers;
-      if (model.registers[index].some((value, register) => words[register] !== value)) differ(`registers of CPU ${index}`, [...words], model.registers[index]);
+      if (model.registers[index].some((value, register) => words[register] !== value))
+        differ(`registers of CPU ${index}`, [...words], model.registers[index]);
     }
     const { live } = guest.monitor.frames();
     if (live !== model.frames.length) differ('frames', live, model.frames.length);

@@ -8,19 +8,39 @@ import { runFuzz } from './random.ts';
 const SEED = Number(process.env.PORTCULLIS_FUZZ_SEED ?? 1);
 const STEPS = Number(process.env.PORTCULLIS_FUZZ_STEPS ?? 150_000);
 
-test('P2 P4 P5 P6 P8 the monitor decides as the model does, and the run comes to every crossing and nearly every rule', { timeout: 120_000 }, () => {
+test('P2 P4 P5 P6 P8 the monitor decides as the model does, and the run comes to every crossing and nearly every rule', {
+  timeout: 120_000,
+}, () => {
   const { crossings, reasons } = runFuzz(STEPS, SEED);
   for (const [crossing, count] of Object.entries(crossings)) expect(count, crossing).toBeGreaterThan(STEPS / 2000);
-  expect([...reasons]).toEqual(expect.arrayContaining([
-    'bad-stack', 'per-cpu-base', 'not-kernel-mode', 'gate-misused', 'no-frame', 'return-address', 'seal-broken', 'wild-fetch', 'text-fetch', 'resume-mismatch', 'text-write',
-    'init-not-first', 'not-registered', 'init-again', 'quarantined',
-  ]));
+  expect([...reasons]).toEqual(
+    expect.arrayContaining([
+      'bad-stack',
+      'per-cpu-base',
+      'not-kernel-mode',
+      'gate-misused',
+      'no-frame',
+      'return-address',
+      'seal-broken',
+      'wild-fetch',
+      'text-fetch',
+      'resume-mismatch',
+      'text-write',
+      'init-not-first',
+      'not-registered',
+      'init-again',
+      'quarantined',
+    ]),
+  );
 });
 
 test('P2 P11 short lives by property: a difference shrinks to its shortest form', { timeout: 60_000 }, () => {
   const step = fc.array(fc.nat(0xf_ffff), { minLength: NUMBERS, maxLength: NUMBERS });
-  fc.assert(fc.property(fc.constantFrom('log', 'quarantine'), fc.array(step, { minLength: 20, maxLength: 80 }), (policy, steps) => {
-    const drive = new Drive(policy);
-    for (const numbers of steps) drive.step(numbers);
-  }), { numRuns: 40 });
+  fc.assert(
+    fc.property(fc.constantFrom('log', 'quarantine'), fc.array(step, { minLength: 20, maxLength: 80 }), (policy, steps) => {
+      const drive = new Drive(policy);
+      for (const numbers of steps) drive.step(numbers);
+    }),
+    { numRuns: 40 },
+  );
 });

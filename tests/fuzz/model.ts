@@ -27,15 +27,34 @@ export function canonical(value: bigint): number {
 const GATES = CORE + 0x1000;
 const RETURN_GATE = GATES;
 const REENTRY_GATE = GATES + 0x10;
-const ENTRIES = new Map<number, number>([[G.init, INIT], [G.cleanup, CORE + T.cleanup], [G.probe, CORE + T.probe], [G.withBp, CORE + T.withBp], [G.inner, CORE + T.inner]]);
-const CALLS = new Map<number, number>([
-  [G.kfunc, KERNEL.kfunc], [G.stackFail, KERNEL.__stack_chk_fail], [G.fpuBegin, KERNEL.kernel_fpu_begin_mask], [G.fpuEnd, KERNEL.kernel_fpu_end],
+const ENTRIES = new Map<number, number>([
+  [G.init, INIT],
+  [G.cleanup, CORE + T.cleanup],
+  [G.probe, CORE + T.probe],
+  [G.withBp, CORE + T.withBp],
+  [G.inner, CORE + T.inner],
 ]);
-const RETURN_ADDRESSES = new Set([T.afterInner, T.afterCall, T.innerAfterCall, T.afterThunk, T.bpAfterCall].map((at) => CORE + at).concat(INIT + T.initAfterCall));
+const CALLS = new Map<number, number>([
+  [G.kfunc, KERNEL.kfunc],
+  [G.stackFail, KERNEL.__stack_chk_fail],
+  [G.fpuBegin, KERNEL.kernel_fpu_begin_mask],
+  [G.fpuEnd, KERNEL.kernel_fpu_end],
+]);
+const RETURN_ADDRESSES = new Set(
+  [T.afterInner, T.afterCall, T.innerAfterCall, T.afterThunk, T.bpAfterCall].map((at) => CORE + at).concat(INIT + T.initAfterCall),
+);
 
 /** From an offset in .text on: bytes to the end of the frame, counted from RSP, or from RBP where the caller's RBP lies 16 below that end. */
 const LAYOUT: [from: number, size: number, base: 'rsp' | 'rbp'][] = [
-  [0, 8, 'rsp'], [4, 24, 'rsp'], [0x12, 8, 'rsp'], [0x21, 16, 'rsp'], [0x30, 8, 'rsp'], [0x38, 16, 'rsp'], [0x40, 8, 'rsp'], [0x44, 16, 'rbp'], [0x4e, 8, 'rsp'],
+  [0, 8, 'rsp'],
+  [4, 24, 'rsp'],
+  [0x12, 8, 'rsp'],
+  [0x21, 16, 'rsp'],
+  [0x30, 8, 'rsp'],
+  [0x38, 16, 'rsp'],
+  [0x40, 8, 'rsp'],
+  [0x44, 16, 'rbp'],
+  [0x4e, 8, 'rsp'],
 ];
 function layout(address: number): { size: number; base: 'rsp' | 'rbp' } {
   const offset = address - CORE;
@@ -44,9 +63,20 @@ function layout(address: number): { size: number; base: 'rsp' | 'rbp' } {
 }
 
 /** Memory that can serve as a stack: pages that the guest maps writable, and may unmap. */
-export interface Region { readonly base: number; readonly words: BigUint64Array; readonly present: boolean[] }
+export interface Region {
+  readonly base: number;
+  readonly words: BigUint64Array;
+  readonly present: boolean[];
+}
 
-interface Frame { kind: 'call-in' | 'call-out' | 'event'; key: number; address: number; detail: number; registers: Words; seals: [slot: number, value: bigint][] }
+interface Frame {
+  kind: 'call-in' | 'call-out' | 'event';
+  key: number;
+  address: number;
+  detail: number;
+  registers: Words;
+  seals: [slot: number, value: bigint][];
+}
 
 export class Model {
   state: 'absent' | 'loading' | 'live' | 'quarantined' = 'absent';
@@ -56,14 +86,27 @@ export class Model {
   readonly badGs: boolean[];
   /** Newest first. */
   frames: Frame[] = [];
-  readonly crossings: Record<string, number> = { callIn: 0, returnOut: 0, callOut: 0, returnIn: 0, eventOut: 0, resume: 0, internal: 0, refused: 0 };
+  readonly crossings: Record<string, number> = {
+    callIn: 0,
+    returnOut: 0,
+    callOut: 0,
+    returnIn: 0,
+    eventOut: 0,
+    resume: 0,
+    internal: 0,
+    refused: 0,
+  };
   readonly refusals: Record<string, number> = {};
   readonly violations: Record<string, number> = {};
   private initEntered = false;
   private initThere = false;
   private justQuarantined = false;
 
-  constructor(cpus: number, readonly regions: readonly Region[], private readonly policy: 'log' | 'quarantine') {
+  constructor(
+    cpus: number,
+    readonly regions: readonly Region[],
+    private readonly policy: 'log' | 'quarantine',
+  ) {
     this.inside = new Array(cpus).fill(false);
     this.badGs = new Array(cpus).fill(false);
     this.registers = Array.from({ length: cpus }, () => new Array<bigint>(18).fill(0n).with(FLAGS, 2n));
@@ -165,7 +208,8 @@ export class Model {
     const rsp = this.rsp(cpu);
     const slot = this.slot(rsp);
     const back = slot ? canonical(slot.get()) : Number.NaN;
-    const broken = !slot || this.nearModule(rsp) ? 'bad-stack' : this.badGs[cpu] ? 'per-cpu-base' : Number.isNaN(back) ? 'return-address' : undefined;
+    const broken =
+      !slot || this.nearModule(rsp) ? 'bad-stack' : this.badGs[cpu] ? 'per-cpu-base' : Number.isNaN(back) ? 'return-address' : undefined;
     if (broken) {
       this.breach(broken);
       this.giveBack(cpu);
@@ -201,7 +245,8 @@ export class Model {
     if (!slot) return 'bad-stack';
     const back = canonical(slot.get());
     if (back !== RETURN_GATE && !this.isReturnAddress(back)) return 'return-address';
-    if (gate !== G.stackFail) { // nothing comes back from that one
+    if (gate !== G.stackFail) {
+      // nothing comes back from that one
       const frame = this.push('call-out', rsp + 8, back, gate, registers);
       const broken = back === RETURN_GATE ? undefined : this.seal(frame, back - 1, rsp + 8, canonical(registers[RBP]));
       if (broken) {
@@ -342,7 +387,9 @@ export class Model {
     const rsp = this.rsp(cpu);
     if (this.inside[cpu]) this.scrub(cpu);
     this.inside[cpu] = false;
-    const frame = this.frames.find(({ kind, key }) => kind === 'call-in' && key >= rsp && this.stackOf(key) === this.stackOf(rsp + 8) && this.joined(rsp, key));
+    const frame = this.frames.find(
+      ({ kind, key }) => kind === 'call-in' && key >= rsp && this.stackOf(key) === this.stackOf(rsp + 8) && this.joined(rsp, key),
+    );
     if (!frame) return undefined;
     this.take(frame);
     for (const register of [...CALLEE_SAVED, FLAGS]) registers[register] = frame.registers[register];
@@ -410,8 +457,12 @@ export class Model {
     return this.frames.find((frame) => frame.kind === kind && frame.key === key);
   }
 
-  private rsp(cpu: number): number { return canonical(this.registers[cpu][RSP]); }
-  private stackOf(key: number): number { return Math.floor((key - 8) / 16384); }
+  private rsp(cpu: number): number {
+    return canonical(this.registers[cpu][RSP]);
+  }
+  private stackOf(key: number): number {
+    return Math.floor((key - 8) / 16384);
+  }
   private sameStack(a: number, b: number): boolean {
     return this.stackOf(a) === this.stackOf(b) && this.joined(Math.min(a, b), Math.max(a, b));
   }
@@ -431,15 +482,30 @@ export class Model {
     const index = (address - region.base) / 8;
     return {
       get: () => region.words[index],
-      set(value) { region.words[index] = value; },
+      set(value) {
+        region.words[index] = value;
+      },
     };
   }
   private ranges(): [number, number][] {
-    return this.initThere ? [[CORE, CORE + 0x5000], [INIT, INIT + PAGE]] : [[CORE, CORE + 0x5000]];
+    return this.initThere
+      ? [
+          [CORE, CORE + 0x5000],
+          [INIT, INIT + PAGE],
+        ]
+      : [[CORE, CORE + 0x5000]];
   }
   /** A thread at this stack pointer could come to the module's own memory. */
-  private nearModule(rsp: number): boolean { return this.ranges().some(([start, end]) => rsp - 0x8000 < end && rsp + 0x4000 > start); }
-  private isModuleAddress(at: number): boolean { return this.ranges().some(([start, end]) => at >= start && at < end); }
-  private isCode(at: number): boolean { return (at >= CORE && at < CORE + 0x2000) || (this.initThere && at >= INIT && at < INIT + PAGE); }
-  private isReturnAddress(at: number): boolean { return RETURN_ADDRESSES.has(at) && this.isCode(at); }
+  private nearModule(rsp: number): boolean {
+    return this.ranges().some(([start, end]) => rsp - 0x8000 < end && rsp + 0x4000 > start);
+  }
+  private isModuleAddress(at: number): boolean {
+    return this.ranges().some(([start, end]) => at >= start && at < end);
+  }
+  private isCode(at: number): boolean {
+    return (at >= CORE && at < CORE + 0x2000) || (this.initThere && at >= INIT && at < INIT + PAGE);
+  }
+  private isReturnAddress(at: number): boolean {
+    return RETURN_ADDRESSES.has(at) && this.isCode(at);
+  }
 }

@@ -15,7 +15,11 @@ function xorshift(seed: number): () => number {
   };
 }
 
-export interface Totals { steps: number; crossings: Record<string, number>; reasons: Set<string> }
+export interface Totals {
+  steps: number;
+  crossings: Record<string, number>;
+  reasons: Set<string>;
+}
 
 /**
  * Runs `steps` steps in lives of LIFE; each life has its own seed, printed when it fails. `tick` is called after each life with the steps so far.

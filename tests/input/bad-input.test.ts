@@ -15,7 +15,9 @@ import { nearest } from '../../src/cli/nearest.ts';
 import { resolveRunOptions } from '../../src/cli/run-options.ts';
 
 let folder: string;
-beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'bad-input-')); });
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'bad-input-'));
+});
 afterAll(() => rmSync(folder, { recursive: true }));
 
 function file(name: string, data: string | Uint8Array): string {
@@ -34,7 +36,8 @@ function sparse(name: string, size: number): string {
 }
 
 const kernel = () => file('kernel.elf', elf32(Uint8Array.from(HALT), { multiboot: true }));
-const assembled = (flags: Record<string, unknown>) => assemble(resolveRunOptions({ kernel: kernel(), memory: '16M', ...flags }, undefined), () => {});
+const assembled = (flags: Record<string, unknown>) =>
+  assemble(resolveRunOptions({ kernel: kernel(), memory: '16M', ...flags }, undefined), () => {});
 
 describe('files of a run', () => {
   test('the kernel alone is fine', async () => {
@@ -48,8 +51,16 @@ describe('files of a run', () => {
     ['a device', () => ({ kernel: '/dev/zero' }), /is not a file/],
     ['an empty kernel', () => ({ kernel: file('empty', '') }), /neither a bzImage nor an ELF file/],
     ['a module of 6 GB', () => ({ module: [sparse('huge.ko', 6e9)] }), /huge\.ko has/],
-    ['a manifest of 6 GB', () => ({ module: [sparse('m.ko', 1), sparse('m.ko.manifest.json', 6e9)].slice(0, 1) }), /m\.ko\.manifest\.json has/],
-    ['a manifest that is no JSON', () => ({ module: [sparse('n.ko', 1), file('n.ko.manifest.json', '{')].slice(0, 1) }), /n\.ko\.manifest\.json.*JSON/],
+    [
+      'a manifest of 6 GB',
+      () => ({ module: [sparse('m.ko', 1), sparse('m.ko.manifest.json', 6e9)].slice(0, 1) }),
+      /m\.ko\.manifest\.json has/,
+    ],
+    [
+      'a manifest that is no JSON',
+      () => ({ module: [sparse('n.ko', 1), file('n.ko.manifest.json', '{')].slice(0, 1) }),
+      /n\.ko\.manifest\.json.*JSON/,
+    ],
     ['a grant nested a million deep', () => ({ grant: [file('deep', '['.repeat(1 << 20))] }), /deep.*JSON/],
     ['a key of 1 MB', () => ({ trust: [sparse('key', 1 << 20)] }), /key has 1048576 bytes/],
     ['more cards than slots', () => ({ net: Array(30).fill('none') }), /30 network cards/],
@@ -67,29 +78,47 @@ describe('files of a run', () => {
 
   test('any JSON as config file gives options or a UserError', () => {
     const names = fc.constantFrom('memory', 'net', 'name', 'debugExit', 'timeout', 'put', 'clock', '__proto__', 'constructor');
-    fc.assert(fc.property(fc.dictionary(names, fc.jsonValue()), (value) => {
-      try {
-        resolveRunOptions({}, file('any.json', JSON.stringify(value)));
-      } catch (error) {
-        expect(error).toBeInstanceOf(UserError);
-      }
-    }), { numRuns: 300 });
+    fc.assert(
+      fc.property(fc.dictionary(names, fc.jsonValue()), (value) => {
+        try {
+          resolveRunOptions({}, file('any.json', JSON.stringify(value)));
+        } catch (error) {
+          expect(error).toBeInstanceOf(UserError);
+        }
+      }),
+      { numRuns: 300 },
+    );
   });
 });
 
 describe('kernel images with changed bytes', () => {
   const engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'instructions' });
   const board = createBoard({
-    memory: engine.memory, now: () => 0, cpus: 1, tscFrequency: engine.tscFrequency, serial: { write() {} }, wallClock: () => 0,
-    log: { trace() {}, debug() {}, info() {}, warn() {}, error() {} }, onPower() {}, onInterrupt() {},
+    memory: engine.memory,
+    now: () => 0,
+    cpus: 1,
+    tscFrequency: engine.tscFrequency,
+    serial: { write() {} },
+    wallClock: () => 0,
+    log: { trace() {}, debug() {}, info() {}, warn() {}, error() {} },
+    onPower() {},
+    onInterrupt() {},
   });
   const load = async (bytes: Uint8Array) => {
     const image = await readKernelImage(bytes, 'k');
     boot(engine.cpus[0], engine.memory, {
-      elf: image.elf, setupHeader: image.setupHeader, name: 'k', commandLine: 'x'.repeat(300), memoryMap: board.memoryMap(), rsdp: 0xe0000,
+      elf: image.elf,
+      setupHeader: image.setupHeader,
+      name: 'k',
+      commandLine: 'x'.repeat(300),
+      memoryMap: board.memoryMap(),
+      rsdp: 0xe0000,
     });
   };
-  const changes = fc.array(fc.tuple(fc.nat(), fc.oneof(fc.constantFrom(0, 1, 0x7f, 0x80, 0xff), fc.nat(255))), { minLength: 1, maxLength: 12 });
+  const changes = fc.array(fc.tuple(fc.nat(), fc.oneof(fc.constantFrom(0, 1, 0x7f, 0x80, 0xff), fc.nat(255))), {
+    minLength: 1,
+    maxLength: 12,
+  });
   const changed = (image: Uint8Array, most: number, list: readonly (readonly [number, number])[]) => {
     const copy = Uint8Array.from(image);
     for (const [at, value] of list) copy[at % Math.min(most, copy.length)] = value;
@@ -103,10 +132,16 @@ describe('kernel images with changed bytes', () => {
     }
   };
 
-  test.each([['Multiboot', { multiboot: true }], ['PVH', { pvh: true }]])('ELF for %s', async (_, kind) => {
+  test.each([
+    ['Multiboot', { multiboot: true }],
+    ['PVH', { pvh: true }],
+  ])('ELF for %s', async (_, kind) => {
     const image = elf32(Uint8Array.from(HALT), kind);
     await load(image);
-    await fc.assert(fc.asyncProperty(changes, (list) => survives(changed(image, image.length, list))), { numRuns: 1500 });
+    await fc.assert(
+      fc.asyncProperty(changes, (list) => survives(changed(image, image.length, list))),
+      { numRuns: 1500 },
+    );
   });
 
   test('bzImage', async () => {
@@ -120,9 +155,15 @@ describe('kernel images with changed bytes', () => {
     image.writeUInt32LE(payload.length, 0x24c);
     image.set(payload, 1024);
     await expect(readKernelImage(image, 'k')).resolves.toMatchObject({ description: 'bzImage, plain' });
-    await fc.assert(fc.asyncProperty(changes, (list) => survives(changed(image, image.length, list))), { numRuns: 1500 });
+    await fc.assert(
+      fc.asyncProperty(changes, (list) => survives(changed(image, image.length, list))),
+      { numRuns: 1500 },
+    );
     const header = fc.array(fc.tuple(fc.integer({ min: 0x1f1, max: 0x267 }), fc.nat(255)), { minLength: 1, maxLength: 6 });
-    await fc.assert(fc.asyncProperty(header, (list) => survives(changed(image, image.length, list))), { numRuns: 1500 });
+    await fc.assert(
+      fc.asyncProperty(header, (list) => survives(changed(image, image.length, list))),
+      { numRuns: 1500 },
+    );
   });
 });
 

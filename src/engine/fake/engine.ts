@@ -4,7 +4,20 @@
  */
 import { PAGE_SIZE, PERMISSION, REGISTER_COUNT, REG, setRegisterAddress } from '../contract.ts';
 import type {
-  Cpu, Engine, EngineClock, Exit, FixedPage, GuestMemory, HostPage, Instruction, PendingEvent, Permission, PhysicalRange, Registers, SystemRegisters, View,
+  Cpu,
+  Engine,
+  EngineClock,
+  Exit,
+  FixedPage,
+  GuestMemory,
+  HostPage,
+  Instruction,
+  PendingEvent,
+  Permission,
+  PhysicalRange,
+  Registers,
+  SystemRegisters,
+  View,
 } from '../contract.ts';
 import { walk } from './page-tables.ts';
 
@@ -17,7 +30,11 @@ class FakeView implements View {
   allowed: ReadonlySet<Instruction> = new Set();
   destroyed = false;
 
-  constructor(readonly id: number, readonly name: string, private readonly engine: FakeEngine) {}
+  constructor(
+    readonly id: number,
+    readonly name: string,
+    private readonly engine: FakeEngine,
+  ) {}
 
   setFixedPages(pages: readonly FixedPage[]): void {
     const addresses = new Set<number>();
@@ -32,7 +49,8 @@ class FakeView implements View {
 
   setWindows(ranges: readonly PhysicalRange[]): void {
     for (const { start, end } of ranges) {
-      if (!this.engine.hidden.some((hidden) => start >= hidden.start && end <= hidden.end)) throw new RangeError(`window ${start} is not hidden`);
+      if (!this.engine.hidden.some((hidden) => start >= hidden.start && end <= hidden.end))
+        throw new RangeError(`window ${start} is not hidden`);
     }
     this.windows = [...ranges];
   }
@@ -59,7 +77,10 @@ export class FakeCpu implements Cpu {
   readonly vector = new Uint8Array(VECTOR_SIZE);
   private answer: number | undefined;
 
-  constructor(readonly index: number, private readonly engine: FakeEngine) {
+  constructor(
+    readonly index: number,
+    private readonly engine: FakeEngine,
+  ) {
     const storage = new ArrayBuffer(REGISTER_COUNT * 8);
     this.registers = { words: new BigUint64Array(storage), halves: new Uint32Array(storage) };
     this.registers.words[REG.rflags] = 2n;
@@ -162,7 +183,13 @@ export class FakeEngine implements Engine {
   readonly tscFrequency = 1e9;
   hidden: readonly PhysicalRange[] = [];
   time = 0;
-  readonly clock: EngineClock = { kind: 'instructions', now: () => this.time, skipTo: (time) => { this.time = time; } };
+  readonly clock: EngineClock = {
+    kind: 'instructions',
+    now: () => this.time,
+    skipTo: (time) => {
+      this.time = time;
+    },
+  };
   /** Ranges announced by `memory.written`. */
   readonly announced: { gpa: number; length: number }[] = [];
   private readonly permissions = new Map<number, Permission>();
@@ -181,10 +208,16 @@ export class FakeEngine implements Engine {
   private readonly limit: number;
 
   /** Host pages in use. */
-  get allocated(): number { return this.pages.size; }
-  owns(page: HostPage): boolean { return this.pages.has(page); }
+  get allocated(): number {
+    return this.pages.size;
+  }
+  owns(page: HostPage): boolean {
+    return this.pages.has(page);
+  }
   /** Frames that are not read+write+execute. */
-  get protectedFrames(): number { return [...this.permissions.values()].filter((permission) => permission !== ALL).length; }
+  get protectedFrames(): number {
+    return [...this.permissions.values()].filter((permission) => permission !== ALL).length;
+  }
   readonly views = new Set<View>();
 
   createView(name: string): View {
@@ -205,7 +238,8 @@ export class FakeEngine implements Engine {
   }
   freeHostPages(pages: readonly HostPage[]): void {
     for (const page of pages) {
-      if ([...this.views].some((view) => view.fixedPages.some((fixed) => fixed.page === page))) throw new Error('freeing a mapped host page');
+      if ([...this.views].some((view) => view.fixedPages.some((fixed) => fixed.page === page)))
+        throw new Error('freeing a mapped host page');
       if (!this.pages.delete(page)) throw new Error('freeing a host page twice');
       page.bytes.fill(0);
     }
@@ -221,6 +255,8 @@ export class FakeEngine implements Engine {
     if (ranges.some(({ start, end }) => start < this.memory.size || end <= start)) throw new RangeError('hidden window in RAM, or empty');
     this.hidden = [...ranges];
   }
-  statistics(): Record<string, number> { return {}; }
+  statistics(): Record<string, number> {
+    return {};
+  }
   close(): void {}
 }

@@ -7,7 +7,8 @@ const WRITABLE = 2;
 const LARGE = 0x80;
 const FRAME_LOW = 0xffff_f000;
 /** Bits 12 to 51 of an entry, as a number. */
-const frameOf = (memory: GuestMemory, at: number) => ((memory.words[at / 4 + 1] & 0xf_ffff) * 0x1_0000_0000) + ((memory.words[at / 4] & FRAME_LOW) >>> 0);
+const frameOf = (memory: GuestMemory, at: number) =>
+  (memory.words[at / 4 + 1] & 0xf_ffff) * 0x1_0000_0000 + ((memory.words[at / 4] & FRAME_LOW) >>> 0);
 /** Index of a linear address in the table of a level, 3 (top) to 0. */
 const indexOf = (address: number, level: number) => Math.floor(address / (PAGE_SIZE * 512 ** level)) & 511;
 
@@ -30,7 +31,12 @@ export function walk(memory: GuestMemory, root: number, address: number, write: 
 
 /** Builds page tables in guest memory, taking table frames from `[next, end)`. */
 export class PageTables {
-  constructor(private readonly memory: GuestMemory, readonly root: number, private next: number, private readonly end: number) {}
+  constructor(
+    private readonly memory: GuestMemory,
+    readonly root: number,
+    private next: number,
+    private readonly end: number,
+  ) {}
 
   /** Maps the page at `address` to `gpa`, any earlier mapping replaced. */
   map(address: number, gpa: number, writable = true): void {

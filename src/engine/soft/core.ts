@@ -49,9 +49,13 @@ export function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memo
   const env = {
     memory,
     now,
-    unwind: () => { throw UNWIND; },
+    unwind: () => {
+      throw UNWIND;
+    },
     random: () => randomInt(0x1_0000_0000),
-    abort: () => { throw new Error('the core aborted'); },
+    abort: () => {
+      throw new Error('the core aborted');
+    },
   };
   return new WebAssembly.Instance(module, { env }).exports as unknown as Core;
 }

@@ -5,10 +5,44 @@ import { REG, REGISTER_COUNT } from '../contract.ts';
 import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
-  BUDGET, COUNT, CPL, EVENT_DROP, EVENT_FORCED, EVENT_KICK, EVENT_STEP, EVENT_TYPE_FAULT, EVENT_VIEWS, EXIT_BUDGET, EXIT_NEXT, EXIT_REPLAY,
-  EXIT_SIZE, EXIT_TARGET, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE, FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE,
-  NS_PER_INSTRUCTION, PAUSE_EXITS, REPLAY, REPLAY_COUNT, REPLAY_LOAD, REPLAY_LOG, REPLAY_MAX, REPLAY_NONE, RESTART_RIP, RFLAGS, RIP, SHADOW,
-  SHADOW_COUNT, TIME_OFFSET, TRAPS,
+  BUDGET,
+  COUNT,
+  CPL,
+  EVENT_DROP,
+  EVENT_FORCED,
+  EVENT_KICK,
+  EVENT_STEP,
+  EVENT_TYPE_FAULT,
+  EVENT_VIEWS,
+  EXIT_BUDGET,
+  EXIT_NEXT,
+  EXIT_REPLAY,
+  EXIT_SIZE,
+  EXIT_TARGET,
+  FORCED_ADDRESS,
+  FORCED_CODE,
+  FORCED_TYPE,
+  FORCED_VECTOR,
+  GPR,
+  INJECTED,
+  NMI_BLOCKED,
+  NMI_PENDING,
+  NO_CODE,
+  NS_PER_INSTRUCTION,
+  PAUSE_EXITS,
+  REPLAY,
+  REPLAY_COUNT,
+  REPLAY_LOAD,
+  REPLAY_LOG,
+  REPLAY_MAX,
+  REPLAY_NONE,
+  RESTART_RIP,
+  RFLAGS,
+  RIP,
+  SHADOW,
+  SHADOW_COUNT,
+  TIME_OFFSET,
+  TRAPS,
 } from './core/layout.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
 import { keepEvents, type Space, setEvents } from './space.ts';
@@ -175,7 +209,10 @@ export class SoftCpu implements Cpu {
 
   /** Writes the register that waits for the answer; 32 bits clear the upper half. */
   private answerRegister(value: number): void {
-    const { words, space: { bytes } } = this;
+    const {
+      words,
+      space: { bytes },
+    } = this;
     const target = this.get(EXIT_TARGET);
     switch (this.get(EXIT_SIZE)) {
       case 1:
@@ -203,8 +240,16 @@ export class SoftCpu implements Cpu {
 
   get canInterrupt(): boolean {
     const shadow = this.get(SHADOW) !== 0 && this.getLong(COUNT) === this.getLong(SHADOW_COUNT);
-    return (this.get(RFLAGS) & IF) !== 0 && !shadow && this.get(INJECTED) === 0 && this.get(FORCED_TYPE) === 0 && this.get(TRAPS) === 0
-      && this.get(REPLAY_COUNT) === 0 && this.get(EXIT_REPLAY) !== REPLAY_LOAD && (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0);
+    return (
+      (this.get(RFLAGS) & IF) !== 0 &&
+      !shadow &&
+      this.get(INJECTED) === 0 &&
+      this.get(FORCED_TYPE) === 0 &&
+      this.get(TRAPS) === 0 &&
+      this.get(REPLAY_COUNT) === 0 &&
+      this.get(EXIT_REPLAY) !== REPLAY_LOAD &&
+      (this.get(NMI_PENDING) === 0 || this.get(NMI_BLOCKED) !== 0)
+    );
   }
 
   inject(vector: number): void {

@@ -5,7 +5,15 @@
  */
 
 import {
-  type Engine, type EngineOptions, type GuestMemory, type HostPage, PAGE_SIZE, type Permission, PERMISSION, type PhysicalRange, type View,
+  type Engine,
+  type EngineOptions,
+  type GuestMemory,
+  type HostPage,
+  PAGE_SIZE,
+  type Permission,
+  PERMISSION,
+  type PhysicalRange,
+  type View,
 } from '../contract.ts';
 import { SoftClock } from './clock.ts';
 import { instantiate, loadCore } from './core.ts';
@@ -31,15 +39,17 @@ export function createSoftEngine(options: SoftOptions): Engine {
   checkOptions(options);
   const hostPageCount = options.hostPages ?? DEFAULT_HOST_PAGES;
   const space = createSpace({
-    memorySize: options.memorySize, cpus: options.cpus, hostPages: hostPageCount, deterministic: options.clock === 'instructions',
+    memorySize: options.memorySize,
+    cpus: options.cpus,
+    hostPages: hostPageCount,
+    deterministic: options.clock === 'instructions',
   });
   const clock = new SoftClock(options.clock);
   const hostPages = new HostPages(space, hostPageCount);
   const views = new ViewTable(space, (address) => hostPages.at(address));
   const untrusted = views.create('untrusted');
   let hidden: readonly PhysicalRange[] = [];
-  const refuses = (view: SoftView, gpa: number) =>
-    hidden.some(({ start, end }) => gpa >= start && gpa < end) && !view.reaches(gpa);
+  const refuses = (view: SoftView, gpa: number) => hidden.some(({ start, end }) => gpa >= start && gpa < end) && !view.reaches(gpa);
   const module = loadCore(options.wasm);
   const cpus = space.cpus.map((block, index) => {
     const core = instantiate(module, space.memory, () => clock.now());
@@ -62,7 +72,9 @@ export function createSoftEngine(options: SoftOptions): Engine {
     clock,
     cpus,
     untrusted,
-    get views() { return views.all.filter((view) => view !== untrusted); },
+    get views() {
+      return views.all.filter((view) => view !== untrusted);
+    },
     tscFrequency: TSC_HZ,
     createView: (name: string): View => views.create(name),
     destroyView: (view: View) => {
@@ -89,7 +101,9 @@ export function createSoftEngine(options: SoftOptions): Engine {
       if (inRam) throw new RangeError(`range ${inRam.start}..${inRam.end} lies in guest RAM, which cannot be hidden`);
       hidden = ranges.map(({ start, end }) => ({ start, end }));
     },
-    get hidden() { return hidden; },
+    get hidden() {
+      return hidden;
+    },
     statistics: () => statistics(space),
     close: () => {},
   };

@@ -5,16 +5,43 @@
 
 import type { Exit, PendingEvent } from '../contract.ts';
 import {
-  EVENT_TYPE_EXCEPTION, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI, EVENT_TYPE_SOFTWARE, EXIT_ADDRESS, EXIT_CODE, EXIT_EVENT, EXIT_EXTENSIONS,
-  EXIT_FETCH, EXIT_GPA, EXIT_HALT, EXIT_IO, EXIT_KICK, EXIT_LINEAR, EXIT_MMIO, EXIT_MSR, EXIT_MWAIT, EXIT_PAUSE, EXIT_PORT, EXIT_SHUTDOWN, EXIT_SIZE,
-  EXIT_TYPE, EXIT_VALUE, EXIT_VECTOR, EXIT_WINDOW, EXIT_WRITE, NO_CODE,
+  EVENT_TYPE_EXCEPTION,
+  EVENT_TYPE_INTERRUPT,
+  EVENT_TYPE_NMI,
+  EVENT_TYPE_SOFTWARE,
+  EXIT_ADDRESS,
+  EXIT_CODE,
+  EXIT_EVENT,
+  EXIT_EXTENSIONS,
+  EXIT_FETCH,
+  EXIT_GPA,
+  EXIT_HALT,
+  EXIT_IO,
+  EXIT_KICK,
+  EXIT_LINEAR,
+  EXIT_MMIO,
+  EXIT_MSR,
+  EXIT_MWAIT,
+  EXIT_PAUSE,
+  EXIT_PORT,
+  EXIT_SHUTDOWN,
+  EXIT_SIZE,
+  EXIT_TYPE,
+  EXIT_VALUE,
+  EXIT_VECTOR,
+  EXIT_WINDOW,
+  EXIT_WRITE,
+  NO_CODE,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
 
 type Kind<K extends Exit['kind']> = Extract<Exit, { kind: K }>;
 
 export const EVENT_TYPES: Record<PendingEvent['type'], number> = {
-  interrupt: EVENT_TYPE_INTERRUPT, nmi: EVENT_TYPE_NMI, exception: EVENT_TYPE_EXCEPTION, software: EVENT_TYPE_SOFTWARE,
+  interrupt: EVENT_TYPE_INTERRUPT,
+  nmi: EVENT_TYPE_NMI,
+  exception: EVENT_TYPE_EXCEPTION,
+  software: EVENT_TYPE_SOFTWARE,
 };
 const EVENT_NAMES = new Map(Object.entries(EVENT_TYPES).map(([name, type]) => [type, name as PendingEvent['type']]));
 
@@ -57,7 +84,11 @@ export class Exits {
   private readonly doubles: Float64Array;
 
   /** `refuses`: whether the current view lacks a guest physical address. */
-  constructor(space: Space, private readonly block: number, private readonly refuses: (gpa: number) => boolean) {
+  constructor(
+    space: Space,
+    private readonly block: number,
+    private readonly refuses: (gpa: number) => boolean,
+  ) {
     this.words = space.words;
     this.doubles = space.doubles;
   }
@@ -72,9 +103,12 @@ export class Exits {
   /** The exit for a code other than EXIT_BUDGET. */
   make(code: number): Exit {
     switch (code) {
-      case EXIT_IO: return this.makeIo();
-      case EXIT_MMIO: return this.makeMmio();
-      case EXIT_HALT: return this.halt;
+      case EXIT_IO:
+        return this.makeIo();
+      case EXIT_MMIO:
+        return this.makeMmio();
+      case EXIT_HALT:
+        return this.halt;
       case EXIT_MWAIT:
         this.mwait.hints = this.word(EXIT_PORT);
         this.mwait.extensions = this.word(EXIT_EXTENSIONS);
@@ -83,14 +117,20 @@ export class Exits {
         this.msr.index = this.word(EXIT_PORT);
         this.msr.write = this.word(EXIT_WRITE) !== 0;
         return this.msr;
-      case EXIT_EVENT: return this.makeEvent();
+      case EXIT_EVENT:
+        return this.makeEvent();
       case EXIT_FETCH:
         this.fetch.address = this.double(EXIT_ADDRESS);
         return this.fetch;
-      case EXIT_WINDOW: return this.window;
-      case EXIT_KICK: case EXIT_PAUSE: return this.budget;
-      case EXIT_SHUTDOWN: return this.shutdown;
-      default: return { kind: 'debug', reason: `unknown exit code ${code}` };
+      case EXIT_WINDOW:
+        return this.window;
+      case EXIT_KICK:
+      case EXIT_PAUSE:
+        return this.budget;
+      case EXIT_SHUTDOWN:
+        return this.shutdown;
+      default:
+        return { kind: 'debug', reason: `unknown exit code ${code}` };
     }
   }
 

@@ -7,7 +7,10 @@ export class HostPages {
   private readonly pages: HostPage[];
   private readonly free: HostPage[];
 
-  constructor(private readonly space: Space, count: number) {
+  constructor(
+    private readonly space: Space,
+    count: number,
+  ) {
     this.pages = Array.from({ length: count }, (_, id) => ({
       id,
       bytes: new Uint8Array(space.memory.buffer, space.hostPages + id * PAGE_SIZE, PAGE_SIZE),

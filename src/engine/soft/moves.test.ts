@@ -18,8 +18,9 @@ function machine(code: string) {
   for (let i = 0; i < 512; i++) words[(TABLES + 0x2000) / 4 + 2 * i] = (i << 21) | 0x83;
   const cpu = engine.cpus[0]!;
   const system = cpu.readSystem();
-  const segments = system.segments.map((segment, i) => (i >= 6 ? segment
-    : { selector: i === 1 ? 8 : 16, base: 0n, limit: 0xffff_ffff, attributes: i === 1 ? 0xa09b : 0xc093 }));
+  const segments = system.segments.map((segment, i) =>
+    i >= 6 ? segment : { selector: i === 1 ? 8 : 16, base: 0n, limit: 0xffff_ffff, attributes: i === 1 ? 0xa09b : 0xc093 },
+  );
   cpu.writeSystem({ ...system, segments, cr0: 0x8005_0033n, cr3: BigInt(TABLES), cr4: 0x620n, efer: 0x500n });
   bytes.set(Buffer.from(code.replaceAll(' ', ''), 'hex'), CODE);
   engine.memory.written(CODE, code.length);

@@ -5,9 +5,30 @@
 
 import { PAGE_SIZE } from '../contract.ts';
 import {
-  CODE_AREA, CODE_AREA_SIZE, CPU_INDEX, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FIXED_SIZE, FRAME_CODE, SET_HEADER, SHARED,
-  SHARED_CLOCK, SHARED_CPU_COUNT, SHARED_CPUS, SHARED_FRAMES, SHARED_RAM, SHARED_RAM_SIZE, SHARED_RANDOM, SYSTEM_SIZE, TLB_SET_SIZE,
-  TLB_SETS, TLB_SETS_AT, VIEW_SIZE,
+  CODE_AREA,
+  CODE_AREA_SIZE,
+  CPU_INDEX,
+  DROPPED,
+  DROPPED_COUNT,
+  DROPPED_MAX,
+  EVENT_DROP,
+  EVENTS,
+  FIXED_SIZE,
+  FRAME_CODE,
+  SET_HEADER,
+  SHARED,
+  SHARED_CLOCK,
+  SHARED_CPU_COUNT,
+  SHARED_CPUS,
+  SHARED_FRAMES,
+  SHARED_RAM,
+  SHARED_RAM_SIZE,
+  SHARED_RANDOM,
+  SYSTEM_SIZE,
+  TLB_SET_SIZE,
+  TLB_SETS,
+  TLB_SETS_AT,
+  VIEW_SIZE,
 } from './core/layout.ts';
 
 /** The core's static data ends below this. */
@@ -71,27 +92,47 @@ export function createSpace(options: SpaceOptions): Space {
   }
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const space: Space = {
-    memory, shared, views, fixed, fixedMax, frames, scratch, cpus, hostPages, ram, ramSize: options.memorySize,
-    bytes: new Uint8Array(memory.buffer), words: new Uint32Array(memory.buffer), doubles: new Float64Array(memory.buffer),
+    memory,
+    shared,
+    views,
+    fixed,
+    fixedMax,
+    frames,
+    scratch,
+    cpus,
+    hostPages,
+    ram,
+    ramSize: options.memorySize,
+    bytes: new Uint8Array(memory.buffer),
+    words: new Uint32Array(memory.buffer),
+    doubles: new Float64Array(memory.buffer),
   };
   fillShared(space, options);
-  cpus.forEach((block, index) => { prepareCpu(space, block, index, codeBytes); });
+  cpus.forEach((block, index) => {
+    prepareCpu(space, block, index, codeBytes);
+  });
   return space;
 }
 
 function fillShared(space: Space, options: SpaceOptions): void {
-  const put = (offset: number, value: number) => { space.words[(space.shared + offset) >>> 2] = value; };
+  const put = (offset: number, value: number) => {
+    space.words[(space.shared + offset) >>> 2] = value;
+  };
   put(SHARED_RAM, space.ram);
   put(SHARED_RAM_SIZE, space.ramSize);
   put(SHARED_FRAMES, space.frames);
   put(SHARED_CPU_COUNT, options.cpus);
   put(SHARED_CLOCK, options.deterministic ? 1 : 0);
   put(SHARED_RANDOM, 0x9e3779b9);
-  space.cpus.forEach((block, index) => { put(SHARED_CPUS + 4 * index, block); });
+  space.cpus.forEach((block, index) => {
+    put(SHARED_CPUS + 4 * index, block);
+  });
 }
 
 function prepareCpu(space: Space, block: number, index: number, codeBytes: number): void {
-  const put = (offset: number, value: number) => { space.words[(block + offset) >>> 2] = value; };
+  const put = (offset: number, value: number) => {
+    space.words[(block + offset) >>> 2] = value;
+  };
   put(SHARED, space.shared);
   put(CPU_INDEX, index);
   put(CODE_AREA, block + SYSTEM_SIZE);

@@ -12,7 +12,9 @@ const hex2 = (value: number): string => value.toString(16).toUpperCase().padStar
 
 export function statistics(space: Space): Record<string, number> {
   const result: Record<string, number> = {};
-  const add = (name: string, value: number) => { result[name] = (result[name] ?? 0) + value; };
+  const add = (name: string, value: number) => {
+    result[name] = (result[name] ?? 0) + value;
+  };
   const word = (address: number) => space.words[address >>> 2] ?? 0;
   const long = (address: number) => word(address + 4) * 2 ** 32 + word(address);
   for (const block of space.cpus) {

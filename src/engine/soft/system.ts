@@ -2,9 +2,42 @@
 
 import type { Segment, SystemRegisters } from '../contract.ts';
 import {
-  CPL, CR0, CR2, CR3, CR4, CR8, DEBUGCTL, DR, EFER, FORCED_TYPE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE, IDTR_LIMIT, INJECTED,
-  KERNEL_GS_BASE, MISC_ENABLE, NMI_BLOCKED, NMI_PENDING, PAT, REPLAY_COUNT, REPLAY_INDEX, RFLAGS, RIP, SEG_ATTR, SEG_BASE, SEG_LIMIT,
-  SEG_SELECTOR, SHADOW, SPEC_CTRL, TRAPS, TSC_ADJUST, TSC_AUX, WINDOW_WANTED, XCR0,
+  CPL,
+  CR0,
+  CR2,
+  CR3,
+  CR4,
+  CR8,
+  DEBUGCTL,
+  DR,
+  EFER,
+  FORCED_TYPE,
+  GDTR_BASE,
+  GDTR_LIMIT,
+  GPR,
+  IDTR_BASE,
+  IDTR_LIMIT,
+  INJECTED,
+  KERNEL_GS_BASE,
+  MISC_ENABLE,
+  NMI_BLOCKED,
+  NMI_PENDING,
+  PAT,
+  REPLAY_COUNT,
+  REPLAY_INDEX,
+  RFLAGS,
+  RIP,
+  SEG_ATTR,
+  SEG_BASE,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SHADOW,
+  SPEC_CTRL,
+  TRAPS,
+  TSC_ADJUST,
+  TSC_AUX,
+  WINDOW_WANTED,
+  XCR0,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
 
@@ -36,23 +69,33 @@ export class SystemState {
   }
 
   read(): SystemRegisters {
-    const segments = Array.from({ length: SEGMENTS }, (_, i): Segment => ({
-      selector: this.view.getUint16(SEG_SELECTOR + 2 * i, true),
-      base: this.get64(SEG_BASE + 8 * i),
-      limit: this.get32(SEG_LIMIT + 4 * i),
-      attributes: this.view.getUint16(SEG_ATTR + 2 * i, true),
-    }));
+    const segments = Array.from(
+      { length: SEGMENTS },
+      (_, i): Segment => ({
+        selector: this.view.getUint16(SEG_SELECTOR + 2 * i, true),
+        base: this.get64(SEG_BASE + 8 * i),
+        limit: this.get32(SEG_LIMIT + 4 * i),
+        attributes: this.view.getUint16(SEG_ATTR + 2 * i, true),
+      }),
+    );
     return {
       segments,
       gdtr: { base: this.get64(GDTR_BASE), limit: this.get32(GDTR_LIMIT) },
       idtr: { base: this.get64(IDTR_BASE), limit: this.get32(IDTR_LIMIT) },
-      cr0: this.get64(CR0), cr2: this.get64(CR2), cr3: this.get64(CR3), cr4: this.get64(CR4), cr8: this.get64(CR8), efer: this.get64(EFER),
+      cr0: this.get64(CR0),
+      cr2: this.get64(CR2),
+      cr3: this.get64(CR3),
+      cr4: this.get64(CR4),
+      cr8: this.get64(CR8),
+      efer: this.get64(EFER),
     };
   }
 
   write(system: SystemRegisters): void {
     if (system.segments.length !== SEGMENTS) throw new RangeError(`${system.segments.length} segments: expected ${SEGMENTS}`);
-    system.segments.forEach((segment, i) => { this.writeSegment(i, segment); });
+    system.segments.forEach((segment, i) => {
+      this.writeSegment(i, segment);
+    });
     this.set64(GDTR_BASE, system.gdtr.base);
     this.set32(GDTR_LIMIT, system.gdtr.limit & 0xffff);
     this.set64(IDTR_BASE, system.idtr.base);
@@ -86,7 +129,14 @@ export class SystemState {
     const table = { base: 0n, limit: 0xffff };
     this.write({
       segments: [data, code, data, data, data, data, { ...data, attributes: 0x8b }, { ...data, attributes: 0x82 }],
-      gdtr: table, idtr: table, cr0, cr2: 0n, cr3: 0n, cr4: 0n, cr8: 0n, efer: 0n,
+      gdtr: table,
+      idtr: table,
+      cr0,
+      cr2: 0n,
+      cr3: 0n,
+      cr4: 0n,
+      cr8: 0n,
+      efer: 0n,
     });
     for (let i = 0; i < 4; i++) this.set64(DR + 8 * i, 0n);
     this.set64(DR + 48, 0xffff_0ff0n);

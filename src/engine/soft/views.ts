@@ -5,8 +5,19 @@
 
 import { type FixedPage, type HostPage, type Instruction, PAGE_SIZE, type PhysicalRange, type View } from '../contract.ts';
 import {
-  ALLOW_MWAIT, ALLOW_VECTOR, EVENT_VIEWS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, VIEW_ALLOWED, VIEW_FIXED,
-  VIEW_FIXED_COUNT, VIEW_GENERATION, VIEW_ID, VIEW_SIZE,
+  ALLOW_MWAIT,
+  ALLOW_VECTOR,
+  EVENT_VIEWS,
+  FIXED_ADDRESS,
+  FIXED_HOST,
+  FIXED_PERMISSION,
+  FIXED_SIZE,
+  VIEW_ALLOWED,
+  VIEW_FIXED,
+  VIEW_FIXED_COUNT,
+  VIEW_GENERATION,
+  VIEW_ID,
+  VIEW_SIZE,
 } from './core/layout.ts';
 import { MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
 
@@ -58,7 +69,9 @@ export class SoftView implements View {
       if (sorted[i - 1]?.address === fixed.address) throw new RangeError(`two fixed pages at ${fixed.address}`);
     });
     const at = this.place(this, sorted.length);
-    sorted.forEach((fixed, i) => { this.writeEntry(at + i * FIXED_SIZE, fixed); });
+    sorted.forEach((fixed, i) => {
+      this.writeEntry(at + i * FIXED_SIZE, fixed);
+    });
     this.word(VIEW_FIXED, at);
     this.word(VIEW_FIXED_COUNT, sorted.length);
     for (const fixed of sorted) pageWritten(this.space, hostPageAddress(fixed.page)); // its bytes may be new
@@ -114,7 +127,10 @@ export class ViewTable {
   private readonly slots: (SoftView | undefined)[] = [];
   private nextId = 0;
 
-  constructor(private readonly space: Space, private readonly pageByAddress: (address: number) => HostPage) {}
+  constructor(
+    private readonly space: Space,
+    private readonly pageByAddress: (address: number) => HostPage,
+  ) {}
 
   create(name: string): SoftView {
     let slot = this.slots.indexOf(undefined);
@@ -144,12 +160,14 @@ export class ViewTable {
     let used = 0;
     for (const view of this.all) if (view !== asker) used += view.fixedPages.length;
     if (used + count > fixedMax) throw new RangeError(`no more than ${fixedMax} fixed pages in all views`);
-    const kept = this.all.filter((view) => view !== asker).map((view) => {
-      const base = (view.descriptor + VIEW_FIXED) >>> 2;
-      const length = words[(view.descriptor + VIEW_FIXED_COUNT) >>> 2] ?? 0;
-      const from = (words[base] ?? 0) >>> 2;
-      return { base, entries: words.slice(from, from + (length * FIXED_SIZE) / 4) };
-    });
+    const kept = this.all
+      .filter((view) => view !== asker)
+      .map((view) => {
+        const base = (view.descriptor + VIEW_FIXED) >>> 2;
+        const length = words[(view.descriptor + VIEW_FIXED_COUNT) >>> 2] ?? 0;
+        const from = (words[base] ?? 0) >>> 2;
+        return { base, entries: words.slice(from, from + (length * FIXED_SIZE) / 4) };
+      });
     let next = fixed;
     for (const { base, entries } of kept) {
       words.set(entries, next >>> 2);

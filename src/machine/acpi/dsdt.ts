@@ -1,8 +1,23 @@
 /** The machine as ACPI objects: the PCI host bridge with its windows and interrupt routing, COM1, the clock, and the soft-off state. */
 import { ISA_IRQ, MEMORY, PCI_FIRST_PIN, PCI_ISA_IRQS, PORTS, pciWire } from '../memory-map.ts';
 import {
-  type Aml, bridgeWindow, define, device, eisaId, firstArgument, giveBack, ifTrue, integer, isaInterrupt, list, method, name, ports,
-  resources, scope, store,
+  type Aml,
+  bridgeWindow,
+  define,
+  device,
+  eisaId,
+  firstArgument,
+  giveBack,
+  ifTrue,
+  integer,
+  isaInterrupt,
+  list,
+  method,
+  name,
+  ports,
+  resources,
+  scope,
+  store,
 } from './aml.ts';
 
 /** _PRT entries (ACPI 6.4, 6.2.13): address with all functions, pin INTA, no link device, global interrupt. */
@@ -25,8 +40,14 @@ export function dsdtBody(sleepType: number): Aml {
         define('_HID', eisaId('PNP0A03')),
         define('_UID', integer(0)),
         define('_BBN', integer(0)),
-        define('APRT', routing((wire) => PCI_FIRST_PIN + wire)),
-        define('PPRT', routing((wire) => PCI_ISA_IRQS[wire])),
+        define(
+          'APRT',
+          routing((wire) => PCI_FIRST_PIN + wire),
+        ),
+        define(
+          'PPRT',
+          routing((wire) => PCI_ISA_IRQS[wire]),
+        ),
         method('_PRT', 0, ifTrue(name('PICF'), giveBack(name('APRT'))), giveBack(name('PPRT'))),
         define(
           '_CRS',

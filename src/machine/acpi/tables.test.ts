@@ -61,7 +61,10 @@ describe('ACPI tables', () => {
     for (let at = 44; at < madt.length; at += madt[at + 1]) found.push([...madt.subarray(at, at + madt[at + 1])]);
     expect(found.filter(([type]) => type === 0).map((entry) => entry[3])).toEqual([0, 1, 2]);
     expect(found.filter(([type]) => type === 1)).toEqual([[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]]);
-    expect(found.filter(([type]) => type === 2)).toEqual([[2, 10, 0, 0, 2, 0, 0, 0, 0, 0], [2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0]]);
+    expect(found.filter(([type]) => type === 2)).toEqual([
+      [2, 10, 0, 0, 2, 0, 0, 0, 0, 0],
+      [2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0],
+    ]);
   });
 
   test('refuses what does not fit', () => {

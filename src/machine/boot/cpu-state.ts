@@ -16,7 +16,9 @@ const UNUSABLE_LDT = 0x0082;
 
 function writeGdt(memory: GuestMemory, code: bigint): void {
   const view = new DataView(memory.bytes.buffer, memory.bytes.byteOffset + BOOT_LAYOUT.gdt, 40);
-  [0n, 0n, code, 0x00cf93000000ffffn, 0x00008b000000ffffn].forEach((entry, index) => { view.setBigUint64(index * 8, entry, true); });
+  [0n, 0n, code, 0x00cf93000000ffffn, 0x00008b000000ffffn].forEach((entry, index) => {
+    view.setBigUint64(index * 8, entry, true);
+  });
 }
 
 function segments(code: number): Segment[] {
@@ -34,12 +36,20 @@ const CR0_PG = 0x80000000n;
 const CR4_PAE = 0x20n;
 const EFER_LME_LMA = 0x500n;
 
-function enter(cpu: Cpu, system: Pick<SystemRegisters, 'cr0' | 'cr3' | 'cr4' | 'efer'>, code: number, entry: number, registers: Partial<Record<keyof typeof REG, number>>): void {
+function enter(
+  cpu: Cpu,
+  system: Pick<SystemRegisters, 'cr0' | 'cr3' | 'cr4' | 'efer'>,
+  code: number,
+  entry: number,
+  registers: Partial<Record<keyof typeof REG, number>>,
+): void {
   cpu.writeSystem({
     segments: segments(code),
     gdtr: { base: BigInt(BOOT_LAYOUT.gdt), limit: 39 },
     idtr: { base: 0n, limit: 0 },
-    cr2: 0n, cr8: 0n, ...system,
+    cr2: 0n,
+    cr8: 0n,
+    ...system,
   });
   const { words } = cpu.registers;
   words.fill(0n);
@@ -66,7 +76,12 @@ export function enterLongMode(cpu: Cpu, memory: GuestMemory, entry: number, regi
 }
 
 /** 32-bit protected mode, no paging, flat segments (PVH and Multiboot entries). */
-export function enterProtectedMode(cpu: Cpu, memory: GuestMemory, entry: number, registers: Partial<Record<keyof typeof REG, number>>): void {
+export function enterProtectedMode(
+  cpu: Cpu,
+  memory: GuestMemory,
+  entry: number,
+  registers: Partial<Record<keyof typeof REG, number>>,
+): void {
   writeGdt(memory, 0x00cf9b000000ffffn);
   memory.written(0, 0x1000);
   enter(cpu, { cr0: CR0_PE_ET, cr3: 0n, cr4: 0n, efer: 0n }, CODE_32, entry, registers);

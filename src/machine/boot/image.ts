@@ -16,8 +16,10 @@ export function loadSegments(memory: GuestMemory, elf: Uint8Array, name: string)
     const physical = Number(segment.physicalAddress);
     const last = physical + segment.memorySize;
     if (physical < LOWEST_LOAD_ADDRESS || last > memory.size) {
-      throw new UserError(`${name}: segment ${hex(segment.physicalAddress)}..${hex(last)} does not fit RAM ${hex(LOWEST_LOAD_ADDRESS)}..${hex(memory.size)}`,
-        'give the VM more memory (--memory)');
+      throw new UserError(
+        `${name}: segment ${hex(segment.physicalAddress)}..${hex(last)} does not fit RAM ${hex(LOWEST_LOAD_ADDRESS)}..${hex(memory.size)}`,
+        'give the VM more memory (--memory)',
+      );
     }
     memory.bytes.set(segment.data, physical);
     memory.bytes.fill(0, physical + segment.data.length, last);
@@ -32,7 +34,10 @@ export function loadInitramfs(memory: GuestMemory, data: Uint8Array, floor: numb
   const top = Math.min(memory.size, limit + 1);
   const start = Math.floor((top - data.length) / 4096) * 4096;
   if (start < floor) {
-    throw new UserError(`an initramfs of ${data.length} bytes does not fit between ${hex(floor)} and ${hex(top)}`, 'give the VM more memory (--memory)');
+    throw new UserError(
+      `an initramfs of ${data.length} bytes does not fit between ${hex(floor)} and ${hex(top)}`,
+      'give the VM more memory (--memory)',
+    );
   }
   memory.bytes.set(data, start);
   return { start, size: data.length };
@@ -42,7 +47,10 @@ export function loadInitramfs(memory: GuestMemory, data: Uint8Array, floor: numb
 export function loadCommandLine(memory: GuestMemory, text: string): { address: number; size: number } {
   const bytes = Buffer.from(`${text}\0`, 'latin1');
   if (bytes.length > BOOT_LAYOUT.commandLineMax) {
-    throw new UserError(`the kernel command line has ${bytes.length - 1} characters, at most ${BOOT_LAYOUT.commandLineMax - 1} fit`, 'shorten it');
+    throw new UserError(
+      `the kernel command line has ${bytes.length - 1} characters, at most ${BOOT_LAYOUT.commandLineMax - 1} fit`,
+      'shorten it',
+    );
   }
   memory.bytes.set(bytes, BOOT_LAYOUT.commandLine);
   return { address: BOOT_LAYOUT.commandLine, size: bytes.length };

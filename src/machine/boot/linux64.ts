@@ -21,8 +21,19 @@ export interface BootInput {
 
 /** Offsets in boot_params. */
 const PARAMS = {
-  acpiRsdp: 0x070, e820Count: 0x1e8, header: 0x1f1, bootFlag: 0x1fe, magic: 0x202, loader: 0x210, loadFlags: 0x211,
-  ramdiskImage: 0x218, ramdiskSize: 0x21c, commandLine: 0x228, alignment: 0x230, initrdMax: 0x22c, e820: 0x2d0,
+  acpiRsdp: 0x070,
+  e820Count: 0x1e8,
+  header: 0x1f1,
+  bootFlag: 0x1fe,
+  magic: 0x202,
+  loader: 0x210,
+  loadFlags: 0x211,
+  ramdiskImage: 0x218,
+  ramdiskSize: 0x21c,
+  commandLine: 0x228,
+  alignment: 0x230,
+  initrdMax: 0x22c,
+  e820: 0x2d0,
 } as const;
 const E820_MAX = 128;
 

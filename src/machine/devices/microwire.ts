@@ -46,8 +46,10 @@ export class Microwire {
 
   /** Throws Error `<device>: eeprom: ...` for anything but 64 words of 16 bits. */
   load(state: unknown, device: string): void {
-    const good = Array.isArray(state) && state.length === MICROWIRE_WORDS
-      && state.every((word) => Number.isInteger(word) && word >= 0 && word <= 0xffff);
+    const good =
+      Array.isArray(state) &&
+      state.length === MICROWIRE_WORDS &&
+      state.every((word) => Number.isInteger(word) && word >= 0 && word <= 0xffff);
     if (!good) throw new Error(`${device}: eeprom: expected ${MICROWIRE_WORDS} words of 16 bits`);
     this.words.set(state as number[]);
     this.reset();

@@ -5,7 +5,14 @@ import { contentSha256, fillContent } from './content.ts';
 test('any cut of the stream gives the same bytes', () => {
   const whole = new Uint8Array(10_000);
   fillContent(whole, 0, 5, 0, whole.length);
-  for (const [position, length] of [[0, 1], [1, 1], [3, 5], [4, 4], [1459, 1460], [9999, 1]]) {
+  for (const [position, length] of [
+    [0, 1],
+    [1, 1],
+    [3, 5],
+    [4, 4],
+    [1459, 1460],
+    [9999, 1],
+  ]) {
     const part = new Uint8Array(length + 2);
     fillContent(part, 1, 5, position, length);
     expect(part.subarray(1, -1)).toEqual(whole.subarray(position, position + length));

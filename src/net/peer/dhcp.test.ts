@@ -4,7 +4,11 @@ import { DhcpServer } from './dhcp.ts';
 import { FIRST_CLIENT_ADDRESS, PEER_ADDRESS, PEER_MAC } from './identity.ts';
 import { CLIENT_MAC } from './testing.ts';
 
-const DISCOVER = 1, OFFER = 2, REQUEST = 3, ACK = 5, NAK = 6;
+const DISCOVER = 1,
+  OFFER = 2,
+  REQUEST = 3,
+  ACK = 5,
+  NAK = 6;
 
 function request(type: number, options: readonly number[] = [], mac = CLIENT_MAC, flags = 0): Uint8Array {
   const message = new Uint8Array(300);
@@ -49,7 +53,9 @@ test('a wrong address is refused, another server is left alone, broadcast is hon
 
 test('each client has its address; beyond the limit the oldest gives way', () => {
   const dhcp = server();
-  const addresses = Array.from({ length: 65 }, (_, i) => get32(ask(dhcp, request(DISCOVER, [], 0x5254_0000_0000 + i)) as Uint8Array, PAYLOAD + 24));
+  const addresses = Array.from({ length: 65 }, (_, i) =>
+    get32(ask(dhcp, request(DISCOVER, [], 0x5254_0000_0000 + i)) as Uint8Array, PAYLOAD + 24),
+  );
   expect(new Set(addresses.slice(0, 64)).size).toBe(64);
   expect(addresses[64]).toBe(addresses[0]);
 });

@@ -8,7 +8,16 @@ const COOKIE_AT = 236;
 const OPTIONS_AT = 240;
 const MESSAGE = { discover: 1, offer: 2, request: 3, decline: 4, ack: 5, nak: 6, release: 7, inform: 8 } as const;
 const OPTION = {
-  mask: 1, router: 3, dns: 6, requested: 50, lease: 51, message: 53, server: 54, renewal: 58, rebinding: 59, end: 255,
+  mask: 1,
+  router: 3,
+  dns: 6,
+  requested: 50,
+  lease: 51,
+  message: 53,
+  server: 54,
+  renewal: 58,
+  rebinding: 59,
+  end: 255,
 } as const;
 const LEASE_SECONDS = 86_400;
 /** Addresses given out; a client beyond them takes over the oldest. */
@@ -19,7 +28,11 @@ export class DhcpServer {
   private readonly leases = new Map<number, number>();
 
   /** Addresses `first`, `first` + 1, ... with a /24 mask. */
-  constructor(private readonly mac: number, private readonly address: number, private readonly first: number) {}
+  constructor(
+    private readonly mac: number,
+    private readonly address: number,
+    private readonly first: number,
+  ) {}
 
   /** The answer to a datagram to the server's port, or undefined. `start` and `end` delimit the DHCP message in `frame`. */
   answer(frame: Uint8Array, start: number, end: number): Uint8Array | undefined {
@@ -98,7 +111,11 @@ export class DhcpServer {
   }
 }
 
-interface Options { message: number; requested: number | undefined; server: number | undefined }
+interface Options {
+  message: number;
+  requested: number | undefined;
+  server: number | undefined;
+}
 
 function readOptions(message: Uint8Array): Options {
   const options: Options = { message: 0, requested: undefined, server: undefined };

@@ -8,7 +8,10 @@ const BURST = 256;
 const MINIMUM_SIZE = 4;
 const MAXIMUM_SIZE = 1472;
 
-interface Outlet { readonly canSend: boolean; emit(frame: Uint8Array): void }
+interface Outlet {
+  readonly canSend: boolean;
+  emit(frame: Uint8Array): void;
+}
 
 export class Flood {
   sent = 0;
@@ -16,7 +19,11 @@ export class Flood {
   private readonly sum: number;
 
   /** `size` is brought into 4 to 1472 bytes. */
-  constructor(to: { mac: number; address: number; port: number }, private readonly count: number, size: number) {
+  constructor(
+    to: { mac: number; address: number; port: number },
+    private readonly count: number,
+    size: number,
+  ) {
     const payload = new Uint8Array(Math.min(MAXIMUM_SIZE, Math.max(MINIMUM_SIZE, size)));
     this.template = buildUdp(to.mac, PEER_MAC, PEER_ADDRESS, PORTS.flood, to.address, to.port, payload);
     this.sum = ~get16(this.template, PAYLOAD + 6) & 0xffff;

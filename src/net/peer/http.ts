@@ -10,7 +10,10 @@ const MAXIMUM_HEAD = 8192;
 /** One TiB: larger than any test, exact in a double, and within what Content-Length parsers take. */
 const MAXIMUM_BYTES = 2 ** 40;
 
-interface Body { length: number; seed: number }
+interface Body {
+  length: number;
+  seed: number;
+}
 
 function isWhole(value: number, maximum: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= maximum;

@@ -31,7 +31,8 @@ function bench() {
   return { clock, peer, sent, state, pump, client };
 }
 
-const udp = (port: number, payload: Uint8Array, from = 5000) => buildUdp(PEER_MAC, CLIENT_MAC, CLIENT_ADDRESS, from, PEER_ADDRESS, port, payload);
+const udp = (port: number, payload: Uint8Array, from = 5000) =>
+  buildUdp(PEER_MAC, CLIENT_MAC, CLIENT_ADDRESS, from, PEER_ADDRESS, port, payload);
 
 describe('ARP, ping and UDP', () => {
   test('answers ARP for its address alone', () => {
@@ -48,7 +49,12 @@ describe('ARP, ping and UDP', () => {
     peer.send(request(0x0a00_0203));
     expect(sent).toHaveLength(0);
     peer.send(request(PEER_ADDRESS));
-    expect([macAt(sent[0], 0), macAt(sent[0], 22), get32(sent[0], 28), get16(sent[0], 20)]).toEqual([CLIENT_MAC, PEER_MAC, PEER_ADDRESS, 2]);
+    expect([macAt(sent[0], 0), macAt(sent[0], 22), get32(sent[0], 28), get16(sent[0], 20)]).toEqual([
+      CLIENT_MAC,
+      PEER_MAC,
+      PEER_ADDRESS,
+      2,
+    ]);
   });
 
   test('ping comes back with its data and a good checksum', () => {
@@ -121,24 +127,27 @@ describe('HTTP over TCP', () => {
     expect(peer.statistics()).toMatchObject({ openConnections: 0, retransmissions: 0 });
   });
 
-  test.each([['every 50th', (i: number) => i % 50 === 49], ['the first four', (i: number) => i < 4], ['a run', (i: number) => i >= 30 && i < 45]])(
-    'lost segments: %s', (_, lose) => {
-      const { peer, pump, client, clock } = bench();
-      const one = client();
-      const count = { n: 0 };
-      one.connect();
+  test.each([
+    ['every 50th', (i: number) => i % 50 === 49],
+    ['the first four', (i: number) => i < 4],
+    ['a run', (i: number) => i >= 30 && i < 45],
+  ])('lost segments: %s', (_, lose) => {
+    const { peer, pump, client, clock } = bench();
+    const one = client();
+    const count = { n: 0 };
+    one.connect();
+    pump([one], lose, count);
+    for (let i = 0; i < 100 && !one.established; i++) {
+      clock.advance(SECOND);
       pump([one], lose, count);
-      for (let i = 0; i < 100 && !one.established; i++) {
-        clock.advance(SECOND);
-        pump([one], lose, count);
-      }
-      one.write(get(300_000));
-      for (let i = 0; i < 200 && !one.finished; i++) {
-        pump([one], lose, count);
-        clock.advance(SECOND);
-      }
-      expect(sha256(one.answer().body)).toBe(peer.expectedSha256(300_000, 1));
-    });
+    }
+    one.write(get(300_000));
+    for (let i = 0; i < 200 && !one.finished; i++) {
+      pump([one], lose, count);
+      clock.advance(SECOND);
+    }
+    expect(sha256(one.answer().body)).toBe(peer.expectedSha256(300_000, 1));
+  });
 
   test('one loss in a stream is mended without waiting for the timer', () => {
     const { peer, pump, client } = bench();
@@ -213,9 +222,14 @@ describe('HTTP over TCP', () => {
     const base = one.next;
     const parts = Array.from({ length: 50 }, (_, i) => i);
     const order = parts.map((i) => (i * 7) % 50);
-    const part = (i: number) => peer.send(buildSegment(one.port, {
-      sequence: (base + i * 1000) >>> 0, acknowledgement: one.expected, data: body.subarray(i * 1000, i * 1000 + 1000),
-    }));
+    const part = (i: number) =>
+      peer.send(
+        buildSegment(one.port, {
+          sequence: (base + i * 1000) >>> 0,
+          acknowledgement: one.expected,
+          data: body.subarray(i * 1000, i * 1000 + 1000),
+        }),
+      );
     for (const i of order) part(i);
     one.next = (base + body.length) >>> 0;
     pump([one]);
@@ -224,8 +238,13 @@ describe('HTTP over TCP', () => {
   });
 
   test.each([
-    ['GET /nothing HTTP/1.1\r\n\r\n', 404], ['GET /file?bytes=-1 HTTP/1.1\r\n\r\n', 400], ['GET /file?bytes=1e99 HTTP/1.0\r\n\r\n', 400],
-    ['BREW /pot HTTP/1.1\r\n\r\n', 405], ['hello\r\n\r\n', 400], ['POST / HTTP/1.1\r\n\r\n', 411], ['GET / HTTP/1.1\r\n\r\n', 200],
+    ['GET /nothing HTTP/1.1\r\n\r\n', 404],
+    ['GET /file?bytes=-1 HTTP/1.1\r\n\r\n', 400],
+    ['GET /file?bytes=1e99 HTTP/1.0\r\n\r\n', 400],
+    ['BREW /pot HTTP/1.1\r\n\r\n', 405],
+    ['hello\r\n\r\n', 400],
+    ['POST / HTTP/1.1\r\n\r\n', 411],
+    ['GET / HTTP/1.1\r\n\r\n', 200],
   ])('%j is answered with %i', (request, status) => {
     const { pump, client } = bench();
     const one = client();
@@ -277,10 +296,17 @@ describe('HTTP over TCP', () => {
       return seed;
     };
     for (let i = 0; i < 3000; i++) {
-      const frame = buildSegment(one.port, {
-        sequence: (one.next + (random() % 5000) - 2500) >>> 0, acknowledgement: (one.expected + (random() % 5000) - 2500) >>> 0,
-        flags: random() & 0x1a, window: random() & 0xffff, data: new Uint8Array(random() % 600).fill(random()),
-      }, i % 3 === 0 ? [random() & 7, random() & 7, random() & 255, 0] : []);
+      const frame = buildSegment(
+        one.port,
+        {
+          sequence: (one.next + (random() % 5000) - 2500) >>> 0,
+          acknowledgement: (one.expected + (random() % 5000) - 2500) >>> 0,
+          flags: random() & 0x1a,
+          window: random() & 0xffff,
+          data: new Uint8Array(random() % 600).fill(random()),
+        },
+        i % 3 === 0 ? [random() & 7, random() & 7, random() & 255, 0] : [],
+      );
       if (i % 7 === 0) frame[14 + (random() % (frame.length - 14))] = random();
       peer.send(i % 11 === 0 ? frame.subarray(0, 14 + (random() % (frame.length - 14))) : frame);
     }

@@ -6,8 +6,25 @@
 import { silentLog, type Log } from '../../base/log.ts';
 import type { Clock, NetworkBackend, Timer } from '../ports.ts';
 import {
-  buildEthernet, buildUdp, ETHERTYPE, get16, get32, type Ipv4Packet, macAt, parseIpv4, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putMac,
-  putTransportChecksum, TCP, TCP_HEADER, transportChecksumOk, UDP_HEADER,
+  buildEthernet,
+  buildUdp,
+  ETHERTYPE,
+  get16,
+  get32,
+  type Ipv4Packet,
+  macAt,
+  parseIpv4,
+  PAYLOAD,
+  PROTOCOL,
+  put16,
+  put32,
+  putIpv4,
+  putMac,
+  putTransportChecksum,
+  TCP,
+  TCP_HEADER,
+  transportChecksumOk,
+  UDP_HEADER,
 } from '../ethernet.ts';
 import { checksumAdd, checksumFinish, checksumFold } from '../../base/internet-checksum.ts';
 import { contentSha256 } from './content.ts';
@@ -23,8 +40,14 @@ const UPLOADS = 64;
 const QUEUE = 1024;
 const STREAM_QUEUE = 8;
 
-export interface PeerOptions { clock: Clock; log?: Log }
-export interface PeerUpload { bytes: number; sha256: string }
+export interface PeerOptions {
+  clock: Clock;
+  log?: Log;
+}
+export interface PeerUpload {
+  bytes: number;
+  sha256: string;
+}
 export interface Peer extends NetworkBackend {
   /** SHA-256 in hexadecimal of GET /file?bytes=N&seed=S. */
   expectedSha256(bytes: number, seed: number): string;
@@ -63,8 +86,18 @@ class PeerHost implements Peer, TcpHost {
   private draining = false;
   private closed = false;
   private readonly counters = {
-    rxFrames: 0, txFrames: 0, txDropped: 0, badChecksums: 0, ignored: 0, connections: 0, connectionsRefused: 0, retransmissions: 0,
-    discardDatagrams: 0, discardBytes: 0, floodDatagrams: 0, pings: 0,
+    rxFrames: 0,
+    txFrames: 0,
+    txDropped: 0,
+    badChecksums: 0,
+    ignored: 0,
+    connections: 0,
+    connectionsRefused: 0,
+    retransmissions: 0,
+    discardDatagrams: 0,
+    discardBytes: 0,
+    floodDatagrams: 0,
+    pings: 0,
   };
 
   constructor(options: PeerOptions) {

@@ -4,7 +4,19 @@
  * early are kept, within the window, until the gap before them is filled.
  */
 import {
-  buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP, TCP_HEADER,
+  buildEthernet,
+  ETHERTYPE,
+  get16,
+  get32,
+  type Ipv4Packet,
+  PAYLOAD,
+  PROTOCOL,
+  put16,
+  put32,
+  putIpv4,
+  putTransportChecksum,
+  TCP,
+  TCP_HEADER,
 } from '../ethernet.ts';
 
 /** What speaks over a connection: takes bytes in order, then offers an answer of `length` bytes once `finished`. */
@@ -27,7 +39,12 @@ export interface TcpHost {
   schedule(time: number): void;
 }
 
-export interface Endpoint { mac: number; address: number; port: number; localPort: number }
+export interface Endpoint {
+  mac: number;
+  address: number;
+  port: number;
+  localPort: number;
+}
 
 const MS = 1_000_000;
 const MAXIMUM_SEGMENT = 1460;
@@ -87,8 +104,12 @@ export class Connection {
 
   /** `initial` is our initial sequence number; `frame` holds the client's SYN. */
   constructor(
-    private readonly host: TcpHost, readonly endpoint: Endpoint, private readonly application: Application,
-    private readonly initial: number, frame: Uint8Array, packet: Ipv4Packet,
+    private readonly host: TcpHost,
+    readonly endpoint: Endpoint,
+    private readonly application: Application,
+    private readonly initial: number,
+    frame: Uint8Array,
+    packet: Ipv4Packet,
   ) {
     this.receiveNext = (get32(frame, packet.start + 4) + 1) >>> 0;
     this.sendWindow = get16(frame, packet.start + 14);
@@ -207,8 +228,10 @@ export class Connection {
     }
     const scaled = window * 2 ** (this.scaling ? this.sendShift : 0);
     if (position > this.acknowledged) this.progress(position);
-    else if (scaled === 0) this.retries = 0; // a closed window is no failure
-    else if (this.sendWindow === 0) this.next = this.acknowledged; // it opened: what probes carried may be lost
+    else if (scaled === 0)
+      this.retries = 0; // a closed window is no failure
+    else if (this.sendWindow === 0)
+      this.next = this.acknowledged; // it opened: what probes carried may be lost
     else if (length === 0 && scaled === this.sendWindow && this.highest > this.acknowledged) this.duplicate();
     this.sendWindow = scaled;
     return true;

@@ -1,8 +1,21 @@
 /** For the peer's tests: a clock moved by hand and a small TCP client that can lose segments. */
 import type { Clock } from '../ports.ts';
 import {
-  buildEthernet, ETHERTYPE, get16, get32, type Ipv4Packet, parseIpv4, PAYLOAD, PROTOCOL, put16, put32, putIpv4, putTransportChecksum, TCP,
-  TCP_HEADER, transportChecksumOk,
+  buildEthernet,
+  ETHERTYPE,
+  get16,
+  get32,
+  type Ipv4Packet,
+  parseIpv4,
+  PAYLOAD,
+  PROTOCOL,
+  put16,
+  put32,
+  putIpv4,
+  putTransportChecksum,
+  TCP,
+  TCP_HEADER,
+  transportChecksumOk,
 } from '../ethernet.ts';
 import { PEER_ADDRESS, PEER_MAC } from './identity.ts';
 
@@ -33,7 +46,13 @@ export function manualClock(): Clock & { advance(ns: number): void } {
   };
 }
 
-export interface Segment { sequence: number; acknowledgement: number; flags: number; window: number; data: Uint8Array }
+export interface Segment {
+  sequence: number;
+  acknowledgement: number;
+  flags: number;
+  window: number;
+  data: Uint8Array;
+}
 
 /** Takes a frame apart, or undefined if it is no TCP with good checksums. */
 export function parseSegment(frame: Uint8Array): Segment | undefined {
@@ -42,7 +61,10 @@ export function parseSegment(frame: Uint8Array): Segment | undefined {
   if (packet.protocol !== PROTOCOL.tcp || !transportChecksumOk(frame, packet)) return undefined;
   const { start } = packet;
   return {
-    sequence: get32(frame, start + 4), acknowledgement: get32(frame, start + 8), flags: frame[start + 13], window: get16(frame, start + 14),
+    sequence: get32(frame, start + 4),
+    acknowledgement: get32(frame, start + 8),
+    flags: frame[start + 13],
+    window: get16(frame, start + 14),
     data: frame.slice(start + (frame[start + 12] >>> 4) * 4, packet.end),
   };
 }
@@ -76,7 +98,10 @@ export class Client {
   received = 0;
   private readonly early = new Map<number, Segment>();
 
-  constructor(private readonly send: (frame: Uint8Array) => void, readonly port: number) {}
+  constructor(
+    private readonly send: (frame: Uint8Array) => void,
+    readonly port: number,
+  ) {}
 
   /** `options` are those of the SYN: a maximum segment size and a window scale by default. */
   connect(options: readonly number[] = [2, 4, 5, 180, 1, 3, 3, 0]): void {

@@ -25,15 +25,22 @@ export function generate(table: readonly Instruction[]): Map<string, string> {
     const lines = [...handlers[family]].map(([name, id]) => `export const ${name}: u16 = ${id};`);
     files.set(`${family}.ts`, `${NOTE}${lines.join('\n')}\n`);
   }
-  files.set('handlers.ts', `${NOTE}${FIXED_HANDLERS.map((name, i) => `export const H_${name}: u16 = ${i};`).join('\n')}\n`
-    + `export const H_FIRST_64: u16 = ${fast.first64}; // from here on: 64-bit mode and flat addresses only\n`);
+  files.set(
+    'handlers.ts',
+    `${NOTE}${FIXED_HANDLERS.map((name, i) => `export const H_${name}: u16 = ${i};`).join('\n')}\n` +
+      `export const H_FIRST_64: u16 = ${fast.first64}; // from here on: 64-bit mode and flat addresses only\n`,
+  );
   const fused = fusedHandlers(fast.list);
   files.set('tables.ts', tables(table, handlers, fast) + fusionTable(fused, fast) + livenessTable(fast));
   files.set('run.ts', runFile([...fast.list, ...fused.map(({ handler }) => handler)]));
   return files;
 }
 
-interface Fast { readonly list: readonly Handler[]; readonly ids: ReadonlyMap<string, number>; readonly first64: number }
+interface Fast {
+  readonly list: readonly Handler[];
+  readonly ids: ReadonlyMap<string, number>;
+  readonly first64: number;
+}
 
 function collectFast(table: readonly Instruction[]): Fast {
   const byName = new Map<string, Handler>();
@@ -105,19 +112,24 @@ function immediateRule(row: Instruction): number {
 function registerSource(operand: Operand | undefined): number {
   if (!operand) return 0;
   switch (operand.kind) {
-    case 'G': return 1;
+    case 'G':
+      return 1;
     case 'E':
     case 'R':
       return 2;
-    case 'Z': return 3;
+    case 'Z':
+      return 3;
     case 'AL':
     case 'AX':
     case 'rAX':
     case 'eAX':
       return 4;
-    case 'CL': return 5;
-    case 'DX': return 6;
-    default: return 0;
+    case 'CL':
+      return 5;
+    case 'DX':
+      return 6;
+    default:
+      return 0;
   }
 }
 
@@ -135,18 +147,42 @@ const REPEATABLE = new Set(['MOVS', 'CMPS', 'STOS', 'LODS', 'SCAS']);
 function encodeRow(row: Instruction, handlers: Record<Family, Map<string, number>>, fast: Fast): number[] {
   const { attributes } = row;
   const [a, b] = row.operands;
-  const flags = (attributes.lock ? 1 : 0) | (attributes.invalid64 ? 2 : 0) | (attributes.only64 ? 4 : 0) | (attributes.default64 ? 8 : 0)
-    | (attributes.forced64 ? 16 : 0) | (attributes.end || row.family === 'system' ? 32 : 0) | (row.hasModrm ? 64 : 0)
-    | (STACK.test(row.mnemonic) ? 128 : 0);
+  const flags =
+    (attributes.lock ? 1 : 0) |
+    (attributes.invalid64 ? 2 : 0) |
+    (attributes.only64 ? 4 : 0) |
+    (attributes.default64 ? 8 : 0) |
+    (attributes.forced64 ? 16 : 0) |
+    (attributes.end || row.family === 'system' ? 32 : 0) |
+    (row.hasModrm ? 64 : 0) |
+    (STACK.test(row.mnemonic) ? 128 : 0);
   const sub = handlers[row.family].get(row.handler)!;
   const family = FIXED_HANDLERS.indexOf(
-    row.handler === 'UD' ? 'UNDEFINED' : row.family === 'integer' && attributes.end ? 'BRANCH'
-      : row.family === 'integer' && REPEATABLE.has(row.handler) ? 'STRING' : FAMILY_HANDLER[row.family]);
+    row.handler === 'UD'
+      ? 'UNDEFINED'
+      : row.family === 'integer' && attributes.end
+        ? 'BRANCH'
+        : row.family === 'integer' && REPEATABLE.has(row.handler)
+          ? 'STRING'
+          : FAMILY_HANDLER[row.family],
+  );
   const bytes = [
-    PREFIX_RULE[row.prefix], row.digit ?? 0xff, row.exactModrm === undefined ? 0 : 1, row.exactModrm ?? 0,
-    PLACE_RULE[row.place], flags, SIZE_RULE[sizeLetter(row)]!, immediateRule(row),
-    registerSource(a), registerSource(b), (isByte(a) ? 1 : 0) | (isByte(b) ? 2 : 0) | (row.handler === 'LEA_Gv_M' ? 4 : 0), family,
-    sub & 0xff, sub >> 8, writesMemory(row) ? 1 : 0, 0,
+    PREFIX_RULE[row.prefix],
+    row.digit ?? 0xff,
+    row.exactModrm === undefined ? 0 : 1,
+    row.exactModrm ?? 0,
+    PLACE_RULE[row.place],
+    flags,
+    SIZE_RULE[sizeLetter(row)]!,
+    immediateRule(row),
+    registerSource(a),
+    registerSource(b),
+    (isByte(a) ? 1 : 0) | (isByte(b) ? 2 : 0) | (row.handler === 'LEA_Gv_M' ? 4 : 0),
+    family,
+    sub & 0xff,
+    sub >> 8,
+    writesMemory(row) ? 1 : 0,
+    0,
   ];
   for (const memory of [false, true]) {
     for (const size of [1, 2, 4, 8] as const) {
@@ -172,10 +208,12 @@ function tables(table: readonly Instruction[], handlers: Record<Family, Map<stri
   }
   const data = (name: string, type: string, values: readonly number[]) =>
     `export const ${name}: usize = memory.data<${type}>([${values.join(',')}]);\n`;
-  return `${NOTE}export const ROW_BYTES: usize = ${ROW_BYTES};\n`
-    + `// Opcode (map * 256 + byte) to {first candidate, count}\n${data('OPCODE_INDEX', 'u16', index)}`
-    + `// Row numbers, most specific first\n${data('OPCODE_CANDIDATES', 'u16', candidates)}`
-    + `// Rows\n${data('OPCODE_ROWS', 'u8', rows)}`;
+  return (
+    `${NOTE}export const ROW_BYTES: usize = ${ROW_BYTES};\n` +
+    `// Opcode (map * 256 + byte) to {first candidate, count}\n${data('OPCODE_INDEX', 'u16', index)}` +
+    `// Row numbers, most specific first\n${data('OPCODE_CANDIDATES', 'u16', candidates)}` +
+    `// Rows\n${data('OPCODE_ROWS', 'u8', rows)}`
+  );
 }
 
 /** Cannot fault, and replaces all six flags. */
@@ -191,8 +229,10 @@ function livenessTable(fast: Fast): string {
     effects.push(OVERWRITES.test(name) ? 2 : NEUTRAL.test(name) ? 1 : 0);
     quiet.push(fast.ids.get(`${name}_quiet`) ?? 0);
   }
-  return `// Flag effect by handler\nexport const FLAG_EFFECT: usize = memory.data<u8>([${effects.join(',')}]);\n`
-    + `// Quiet variant by handler\nexport const QUIET: usize = memory.data<u16>([${quiet.join(',')}]);\n`;
+  return (
+    `// Flag effect by handler\nexport const FLAG_EFFECT: usize = memory.data<u8>([${effects.join(',')}]);\n` +
+    `// Quiet variant by handler\nexport const QUIET: usize = memory.data<u16>([${quiet.join(',')}]);\n`
+  );
 }
 
 /** For each handler: {first pair, count}; pairs: {second handler, fused handler}. The fused handlers are numbered after the fast ones. */
@@ -206,8 +246,10 @@ function fusionTable(fused: readonly Fused[], fast: Fast): string {
     });
     index.push(start, pairs.length / 2 - start);
   }
-  return `// Fusion: handler to {first pair, count}\nexport const FUSION_INDEX: usize = memory.data<u16>([${index.join(',')}]);\n`
-    + `// {second handler, fused handler}\nexport const FUSION_PAIRS: usize = memory.data<u16>([${pairs.join(',')}]);\n`;
+  return (
+    `// Fusion: handler to {first pair, count}\nexport const FUSION_INDEX: usize = memory.data<u16>([${index.join(',')}]);\n` +
+    `// {second handler, fused handler}\nexport const FUSION_PAIRS: usize = memory.data<u16>([${pairs.join(',')}]);\n`
+  );
 }
 
 function runFile(list: readonly Handler[]): string {

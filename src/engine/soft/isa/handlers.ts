@@ -30,8 +30,7 @@ const immediate = (size: Size) => `<${wide(size)}>load<${UNSIGNED[size]}>(op, OP
 const read = (size: Size, address = 'eaFlat(op)') => `rd${size * 8}(${address})`;
 const storeAs = (type: string, field: string, value: string) => `store<${type}>(load<u32>(op, ${field}), <${type}>(${value}));`;
 /** Writing 32 bits clears the upper half (SDM vol. 1, 3.4.1.1). */
-const toRegister = (size: Size, field: string, value: string) =>
-  storeAs(size === 4 ? 'u64' : UNSIGNED[size], field, value);
+const toRegister = (size: Size, field: string, value: string) => storeAs(size === 4 ? 'u64' : UNSIGNED[size], field, value);
 
 /** The condition in the low four opcode bits, as an expression. */
 export function condition(code: number): string {
@@ -84,12 +83,16 @@ function move(size: Size, place: string): Handler {
   const name = `MOV${size * 8}_${place}`;
   const value = place[1] === 'r' ? register(size, 'OP_B') : place[1] === 'i' ? immediate(size) : read(size);
   if (!place.includes('m')) return { name, body: toRegister(size, 'OP_A', value), kind: 'next', only64: false };
-  const body = size === 8 ? (place[0] === 'm' ? `wr64(eaFlat(op), ${value});` : toRegister(size, 'OP_A', value))
-    : place[0] === 'm'
-      ? `const la = eaFlat(op); const e = entryIn(tlb, la); const value: u32 = ${value};
+  const body =
+    size === 8
+      ? place[0] === 'm'
+        ? `wr64(eaFlat(op), ${value});`
+        : toRegister(size, 'OP_A', value)
+      : place[0] === 'm'
+        ? `const la = eaFlat(op); const e = entryIn(tlb, la); const value: u32 = ${value};
         if (hits(load<u64>(e, WRITE_TAG), la, ${size - 1})) store<${UNSIGNED[size]}>(hostIn(e, la), <${UNSIGNED[size]}>value);
         else if (storeLeaves(la, ${size}, value)) return leave(op, nextRip(op), EXIT_MMIO);`
-      : `const la = eaFlat(op); const e = entryIn(tlb, la);
+        : `const la = eaFlat(op); const e = entryIn(tlb, la);
         if (hits(load<u64>(e, READ_TAG), la, ${size - 1})) ${toRegister(size, 'OP_A', `load<${UNSIGNED[size]}>(hostIn(e, la))`)}
         else if (loadLeaves(op, la, ${size})) return leave(op, currentRip(), EXIT_MMIO);`;
   return { name, body, kind: 'next', only64: true };
@@ -111,13 +114,16 @@ function shift(mnemonic: string, size: Size, count: 'immediate' | 'cl'): Handler
   const n = count === 'cl' ? `load<u8>(c, GPR + 8) & ${bits - 1}` : `load<u8>(op, OP_IMM) & ${bits - 1}`;
   const result = { SHL: 'a << n', SHR: 'a >> n', SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>n)` }[mnemonic]!;
   const carry = {
-    SHL: `(a >> (${bits} - n)) & 1`, SHR: '(a >> (n - 1)) & 1', SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>(n - 1)) & 1`,
+    SHL: `(a >> (${bits} - n)) & 1`,
+    SHR: '(a >> (n - 1)) & 1',
+    SAR: `<${type}>(<${SIGNED[size]}>a >> <${SIGNED[size]}>(n - 1)) & 1`,
   }[mnemonic]!;
   const over = { SHL: `(r >> ${bits - 1}) ^ carry`, SHR: `a >> ${bits - 1}`, SAR: '0' }[mnemonic]!;
-  const body = `const n: ${type} = ${n}; if (n != 0) { const a: ${type} = ${register(size, 'OP_A')}; const r: ${type} = ${result}; `
-    + `const carry: ${type} = ${carry}; carryFlags(c, <i64>carry, <i64>(${over}), ${extend(size, 'r')}); ${toRegister(size, 'OP_A', 'r')} }`
+  const body =
+    `const n: ${type} = ${n}; if (n != 0) { const a: ${type} = ${register(size, 'OP_A')}; const r: ${type} = ${result}; ` +
+    `const carry: ${type} = ${carry}; carryFlags(c, <i64>carry, <i64>(${over}), ${extend(size, 'r')}); ${toRegister(size, 'OP_A', 'r')} }` +
     // A 32-bit shift by zero still clears the upper half.
-    + (size === 4 ? ` else store<u64>(load<u32>(op, OP_A), <u64>load<u32>(load<u32>(op, OP_A)));` : '');
+    (size === 4 ? ` else store<u64>(load<u32>(op, OP_A), <u64>load<u32>(load<u32>(op, OP_A)));` : '');
   return { name: `${mnemonic}${bits}_${count === 'cl' ? 'rc' : 'ri'}`, body, kind: 'next', only64: false };
 }
 
@@ -129,10 +135,13 @@ export function rotate(mnemonic: string, size: Size, quiet: boolean): Handler {
   const carry = mnemonic === 'ROL' ? '(r & 1)' : `(r >> ${top})`;
   const flags = `if (n != 0) setSomeArith(CF | OF, <u32>${carry} | (<u32>((r >> ${top}) ^ ${next}) << 11));`;
   return {
-    name: `${mnemonic}${size * 8}_ri${quiet ? '_quiet' : ''}`, kind: 'next', only64: false,
-    body: `const n: ${type} = load<u8>(op, OP_IMM) & ${top}; `
-      + `const r: ${type} = rot${mnemonic === 'ROL' ? 'l' : 'r'}<${type}>(${register(size, 'OP_A')}, n); `
-      + `${toRegister(size, 'OP_A', 'r')} ${quiet ? '' : flags}`,
+    name: `${mnemonic}${size * 8}_ri${quiet ? '_quiet' : ''}`,
+    kind: 'next',
+    only64: false,
+    body:
+      `const n: ${type} = load<u8>(op, OP_IMM) & ${top}; ` +
+      `const r: ${type} = rot${mnemonic === 'ROL' ? 'l' : 'r'}<${type}>(${register(size, 'OP_A')}, n); ` +
+      `${toRegister(size, 'OP_A', 'r')} ${quiet ? '' : flags}`,
   };
 }
 
@@ -140,11 +149,12 @@ function multiply(size: Size, memory: boolean, three: boolean): Handler {
   const b = memory ? read(size) : register(size, 'OP_B');
   const a = three ? `<i64>load<i64>(op, OP_IMM)` : extend(size, `(${register(size, 'OP_A')})`);
   const other = `const b: i64 = ${extend(size, `(${b})`)}; const a: i64 = ${a};`;
-  const body = size === 4
-    ? `${other} const r: i64 = a * b; const over: i64 = i64(r != <i64><i32>r); carryFlags(c, over, over, <i64><i32>r); `
-      + 'store<u64>(load<u32>(op, OP_A), <u64><u32>r);'
-    : `${other} const r: i64 = a * b; const over: i64 = i64((a != <i64><i32>a || b != <i64><i32>b) && productOverflows(a, b, r)); `
-      + `carryFlags(c, over, over, r); store<i64>(load<u32>(op, OP_A), r);`;
+  const body =
+    size === 4
+      ? `${other} const r: i64 = a * b; const over: i64 = i64(r != <i64><i32>r); carryFlags(c, over, over, <i64><i32>r); ` +
+        'store<u64>(load<u32>(op, OP_A), <u64><u32>r);'
+      : `${other} const r: i64 = a * b; const over: i64 = i64((a != <i64><i32>a || b != <i64><i32>b) && productOverflows(a, b, r)); ` +
+        `carryFlags(c, over, over, r); store<i64>(load<u32>(op, OP_A), r);`;
   return { name: `IMUL${size * 8}_${three ? 'r' : ''}${memory ? 'rm' : 'rr'}${three ? 'i' : ''}`, body, kind: 'next', only64: memory };
 }
 
@@ -152,15 +162,18 @@ function unary(mnemonic: string, size: Size, memory: boolean): Handler | undefin
   const type = wide(size);
   const load = memory ? `const la = eaFlat(op); const a: ${type} = rmw${size * 8}(la);` : `const a: ${type} = ${register(size, 'OP_A')};`;
   const save = memory ? `wr${size * 8}(la, r);` : toRegister(size, 'OP_A', 'r');
-  const [result, flags] = {
-    INC: ['a + 1', `const carry = cf(); arithmeticFlags(c, FLAGS_INC, ${extend(size, 'a')}, <i64>carry, ${extend(size, 'r')});`],
-    DEC: ['a - 1', `const carry = cf(); arithmeticFlags(c, FLAGS_DEC, ${extend(size, 'a')}, <i64>carry, ${extend(size, 'r')});`],
-    NEG: ['0 - a', `arithmeticFlags(c, FLAGS_SUB, 0, ${extend(size, 'a')}, ${extend(size, 'r')});`],
-    NOT: ['~a', ''],
-  }[mnemonic] ?? [];
+  const [result, flags] =
+    {
+      INC: ['a + 1', `const carry = cf(); arithmeticFlags(c, FLAGS_INC, ${extend(size, 'a')}, <i64>carry, ${extend(size, 'r')});`],
+      DEC: ['a - 1', `const carry = cf(); arithmeticFlags(c, FLAGS_DEC, ${extend(size, 'a')}, <i64>carry, ${extend(size, 'r')});`],
+      NEG: ['0 - a', `arithmeticFlags(c, FLAGS_SUB, 0, ${extend(size, 'a')}, ${extend(size, 'r')});`],
+      NOT: ['~a', ''],
+    }[mnemonic] ?? [];
   if (result === undefined) return undefined;
   return {
-    name: `${mnemonic}${size * 8}_${memory ? 'm' : 'r'}`, kind: 'next', only64: memory,
+    name: `${mnemonic}${size * 8}_${memory ? 'm' : 'r'}`,
+    kind: 'next',
+    only64: memory,
     body: `${load} const r: ${type} = ${result}; ${save} ${flags}`,
   };
 }
@@ -195,40 +208,53 @@ const DIRECT = TAKE('op + OP_TAKEN', 'load<u64>(op, OP_IMM)', JUMP);
 /** Body of a conditional jump, the record at `op`, for a condition given as an expression. */
 export function conditionalJump(holds: string): string {
   return `const taken: usize = ${holds} ? 4 : 0;
-        ${TAKE('op + OP_FALL + taken', 'taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)',
-    'patch = 0; op = 0; break;')}`;
+        ${TAKE(
+          'op + OP_FALL + taken',
+          'taken ? load<u64>(op, OP_IMM) : <u64>load<u16>(op, OP_OFFSET) + <u64>load<u8>(op, OP_LENGTH)',
+          'patch = 0; op = 0; break;',
+        )}`;
 }
 
 function branch(row: Instruction, memory: boolean): Handler | undefined {
   const target = memory ? 'rd64(eaFlat(op))' : 'load<u64>(load<u32>(op, OP_A))';
   const place = memory ? 'm' : 'r';
   switch (row.handler) {
-    case 'JCC': return jump(`J${CONDITIONS[row.opcode & 15]}`, conditionalJump(condition(row.opcode & 15)));
-    case 'JMP_J': return jump('JMP', DIRECT);
-    case 'CALL_J': return jump('CALL', `${PUSH(NEXT_RIP)} ${DIRECT}`);
-    case 'JMP_E': return jump(`JMP_${place}`, `rip = ${target}; ${CANONICAL} ${JUMP}`);
-    case 'CALL_E': return jump(`CALL_${place}`, `rip = ${target}; if (!isCanonical(rip)) badCall(c); ${PUSH(NEXT_RIP)} ${JUMP}`);
+    case 'JCC':
+      return jump(`J${CONDITIONS[row.opcode & 15]}`, conditionalJump(condition(row.opcode & 15)));
+    case 'JMP_J':
+      return jump('JMP', DIRECT);
+    case 'CALL_J':
+      return jump('CALL', `${PUSH(NEXT_RIP)} ${DIRECT}`);
+    case 'JMP_E':
+      return jump(`JMP_${place}`, `rip = ${target}; ${CANONICAL} ${JUMP}`);
+    case 'CALL_E':
+      return jump(`CALL_${place}`, `rip = ${target}; if (!isCanonical(rip)) badCall(c); ${PUSH(NEXT_RIP)} ${JUMP}`);
     case 'RET':
     case 'RET_Iw': {
       const extra = row.handler === 'RET' ? '' : ' + <u64>load<u16>(op, OP_IMM)';
       return jump(row.handler, `const sp = load<u64>(c, RSP); rip = rd64(sp); ${CANONICAL} store<u64>(c, sp + 8${extra}, RSP); ${JUMP}`);
     }
-    default: return undefined;
+    default:
+      return undefined;
   }
 }
 
 function stack(row: Instruction, memory: boolean): Handler | undefined {
   switch (row.handler) {
-    case 'PUSH_Z': return next('PUSH_r', PUSH('load<u64>(load<u32>(op, OP_A))'), true);
+    case 'PUSH_Z':
+      return next('PUSH_r', PUSH('load<u64>(load<u32>(op, OP_A))'), true);
     case 'PUSH_E':
-      return memory ? next('PUSH_m', `const value = rd64(eaFlat(op)); ${PUSH('value')}`, true)
+      return memory
+        ? next('PUSH_m', `const value = rd64(eaFlat(op)); ${PUSH('value')}`, true)
         : next('PUSH_r', PUSH('load<u64>(load<u32>(op, OP_A))'), true);
-    case 'PUSH_I': return next('PUSH_i', PUSH('load<u64>(op, OP_IMM)'), true);
+    case 'PUSH_I':
+      return next('PUSH_i', PUSH('load<u64>(op, OP_IMM)'), true);
     case 'POP_Z':
       return next('POP_r', `${POP('RSP')} store<u64>(load<u32>(op, OP_A), value);`, true);
     case 'LEAVE':
       return next('LEAVE', `${POP('GPR + 40')} store<u64>(c, value, GPR + 40);`, true);
-    default: return undefined;
+    default:
+      return undefined;
   }
 }
 
@@ -236,12 +262,15 @@ function bitTest(size: Size, immediateIndex: boolean): Handler {
   const type = wide(size);
   const index = immediateIndex ? immediate(size) : register(size, 'OP_B');
   // ZF keeps its value (it comes from LF_RESULT); SF, PF, AF and OF are undefined.
-  return next(`BT${size * 8}_${immediateIndex ? 'ri' : 'rr'}`,
-    `const n: ${type} = (${index}) & ${size * 8 - 1}; keepZeroSetCarry(c, <i64>((${register(size, 'OP_A')} >> n) & 1));`);
+  return next(
+    `BT${size * 8}_${immediateIndex ? 'ri' : 'rr'}`,
+    `const n: ${type} = (${index}) & ${size * 8 - 1}; keepZeroSetCarry(c, <i64>((${register(size, 'OP_A')} >> n) & 1));`,
+  );
 }
 
-const swapRegisters = (size: Size) => `const a = ${register(size, 'OP_A')}; const b = ${register(size, 'OP_B')}; `
-  + `${toRegister(size, 'OP_A', 'b')} ${toRegister(size, 'OP_B', 'a')}`;
+const swapRegisters = (size: Size) =>
+  `const a = ${register(size, 'OP_A')}; const b = ${register(size, 'OP_B')}; ` +
+  `${toRegister(size, 'OP_A', 'b')} ${toRegister(size, 'OP_B', 'a')}`;
 
 /** The fast handler of a row for one operand size and operand place, if it has one. `sizes` smaller than the row's forms never reach it. */
 export function fastHandler(row: Instruction, size: Size, memory: boolean): Handler | undefined {
@@ -250,73 +279,111 @@ export function fastHandler(row: Instruction, size: Size, memory: boolean): Hand
   switch (row.handler) {
     case 'ALU_E_G':
       return name !== 'ADC' && name !== 'SBB' ? alu(name, size, `${m}r`) : memory || size < 4 ? undefined : alu(name, size, 'rr');
-    case 'ALU_G_E': return (name === 'ADC' || name === 'SBB') && size < 4 ? undefined : alu(name, size, `r${m}`);
-    case 'ALU_A_I': return (name === 'ADC' || name === 'SBB') && size < 4 ? undefined : alu(name, size, 'ri');
+    case 'ALU_G_E':
+      return (name === 'ADC' || name === 'SBB') && size < 4 ? undefined : alu(name, size, `r${m}`);
+    case 'ALU_A_I':
+      return (name === 'ADC' || name === 'SBB') && size < 4 ? undefined : alu(name, size, 'ri');
     case 'ALU_E_I':
       return name !== 'ADC' && name !== 'SBB' ? alu(name, size, `${m}i`) : memory || size < 4 ? undefined : alu(name, size, 'ri');
-    case 'TEST_E_G': return alu('TEST', size, `${m}r`);
-    case 'TEST_A_I': return alu('TEST', size, 'ri');
-    case 'TEST_E_I': return alu('TEST', size, `${m}i`);
-    case 'MOV_E_G': return move(size, `${m}r`);
-    case 'MOV_G_E': return move(size, `r${m}`);
-    case 'MOV_E_I': return move(size, `${m}i`);
-    case 'MOV_Z_I': return move(size, 'ri');
-    case 'MOVZX_b': return extension(false, 1, size, memory);
-    case 'MOVZX_w': return extension(false, 2, size, memory);
-    case 'MOVSX_b': return extension(true, 1, size, memory);
-    case 'MOVSX_w': return extension(true, 2, size, memory);
-    case 'MOVSXD_Gv_Ed': return size === 8 ? extension(true, 4, 8, memory) : undefined;
+    case 'TEST_E_G':
+      return alu('TEST', size, `${m}r`);
+    case 'TEST_A_I':
+      return alu('TEST', size, 'ri');
+    case 'TEST_E_I':
+      return alu('TEST', size, `${m}i`);
+    case 'MOV_E_G':
+      return move(size, `${m}r`);
+    case 'MOV_G_E':
+      return move(size, `r${m}`);
+    case 'MOV_E_I':
+      return move(size, `${m}i`);
+    case 'MOV_Z_I':
+      return move(size, 'ri');
+    case 'MOVZX_b':
+      return extension(false, 1, size, memory);
+    case 'MOVZX_w':
+      return extension(false, 2, size, memory);
+    case 'MOVSX_b':
+      return extension(true, 1, size, memory);
+    case 'MOVSX_w':
+      return extension(true, 2, size, memory);
+    case 'MOVSXD_Gv_Ed':
+      return size === 8 ? extension(true, 4, 8, memory) : undefined;
     case 'LEA_Gv_M':
-      return size === 8 ? next('LEA64', 'store<u64>(load<u32>(op, OP_A), eaFlat(op));', true)
-        : size === 4 ? next('LEA32', 'store<u64>(load<u32>(op, OP_A), <u64><u32>eaFlat(op));', true) : undefined;
+      return size === 8
+        ? next('LEA64', 'store<u64>(load<u32>(op, OP_A), eaFlat(op));', true)
+        : size === 4
+          ? next('LEA32', 'store<u64>(load<u32>(op, OP_A), <u64><u32>eaFlat(op));', true)
+          : undefined;
     case 'SHIFT_E_I':
     case 'SHIFT_E_1':
       if (memory || size < 4) return undefined;
       return /^(SHL|SHR|SAR)$/.test(name) ? shift(name, size, 'immediate') : /^RO[LR]$/.test(name) ? rotate(name, size, false) : undefined;
-    case 'SHIFT_E_CL': return memory || size < 4 || !/^(SHL|SHR|SAR)$/.test(name) ? undefined : shift(name, size, 'cl');
-    case 'IMUL_Gv_Ev': return size < 4 ? undefined : multiply(size, memory, false);
-    case 'IMUL_Gv_Ev_I': return size < 4 ? undefined : multiply(size, memory, true);
+    case 'SHIFT_E_CL':
+      return memory || size < 4 || !/^(SHL|SHR|SAR)$/.test(name) ? undefined : shift(name, size, 'cl');
+    case 'IMUL_Gv_Ev':
+      return size < 4 ? undefined : multiply(size, memory, false);
+    case 'IMUL_Gv_Ev_I':
+      return size < 4 ? undefined : multiply(size, memory, true);
     case 'INC_E':
     case 'DEC_E':
     case 'NEG':
     case 'NOT':
       return size < 4 ? undefined : unary(name, size, memory);
     case 'SET_E':
-      return memory ? next(`SET${CONDITIONS[row.opcode & 15]}_m`, `wr8(eaFlat(op), u32(${condition(row.opcode & 15)}));`, true)
+      return memory
+        ? next(`SET${CONDITIONS[row.opcode & 15]}_m`, `wr8(eaFlat(op), u32(${condition(row.opcode & 15)}));`, true)
         : next(`SET${CONDITIONS[row.opcode & 15]}_r`, `store<u8>(load<u32>(op, OP_A), u8(${condition(row.opcode & 15)}));`);
     case 'CMOV_G_E': {
       if (size < 4) return undefined;
       const holds = condition(row.opcode & 15);
       const code = CONDITIONS[row.opcode & 15];
       // The memory operand is read, and a 32-bit destination zero-extended, whether or not the condition holds.
-      return next(`CMOV${code}${size * 8}_r${m}`, memory
-        ? `const value = ${read(size)}; ${toRegister(size, 'OP_A', `${holds} ? value : ${register(size, 'OP_A')}`)}`
-        : toRegister(size, 'OP_A', `<${wide(size)}>load<${UNSIGNED[size]}>(${holds} ? load<u32>(op, OP_B) : load<u32>(op, OP_A))`), memory);
+      return next(
+        `CMOV${code}${size * 8}_r${m}`,
+        memory
+          ? `const value = ${read(size)}; ${toRegister(size, 'OP_A', `${holds} ? value : ${register(size, 'OP_A')}`)}`
+          : toRegister(size, 'OP_A', `<${wide(size)}>load<${UNSIGNED[size]}>(${holds} ? load<u32>(op, OP_B) : load<u32>(op, OP_A))`),
+        memory,
+      );
     }
     case 'XCHG_E_G':
-      return memory || size < 4 ? undefined : next(`XCHG${size * 8}`,
-        swapRegisters(size));
+      return memory || size < 4 ? undefined : next(`XCHG${size * 8}`, swapRegisters(size));
     case 'XCHG_Z_A': {
       // Opcode 90 is NOP: it does not even clear the upper half.
       return size < 2 ? undefined : next(`XCHG${size * 8}_A`, `if (load<u32>(op, OP_A) != load<u32>(op, OP_B)) { ${swapRegisters(size)} }`);
     }
     case 'BSWAP_Zv':
-      return size < 4 ? undefined
-        : next(`BSWAP${size * 8}`, toRegister(size, 'OP_A', `bswap<${wide(size)}>(${register(size, 'OP_A')})`));
-    case 'BIT_E_I': return name === 'BT' && !memory && size >= 4 ? bitTest(size, true) : undefined;
-    case 'BIT_E_G': return name === 'BT' && !memory && size >= 4 ? bitTest(size, false) : undefined;
+      return size < 4 ? undefined : next(`BSWAP${size * 8}`, toRegister(size, 'OP_A', `bswap<${wide(size)}>(${register(size, 'OP_A')})`));
+    case 'BIT_E_I':
+      return name === 'BT' && !memory && size >= 4 ? bitTest(size, true) : undefined;
+    case 'BIT_E_G':
+      return name === 'BT' && !memory && size >= 4 ? bitTest(size, false) : undefined;
     case 'CBW':
-      return size === 8 ? next('CDQE', 'store<i64>(c, <i64>load<i32>(c, GPR), GPR);')
-        : size === 4 ? next('CWDE', 'store<u64>(c, <u64><u32><i32>load<i16>(c, GPR), GPR);') : undefined;
+      return size === 8
+        ? next('CDQE', 'store<i64>(c, <i64>load<i32>(c, GPR), GPR);')
+        : size === 4
+          ? next('CWDE', 'store<u64>(c, <u64><u32><i32>load<i16>(c, GPR), GPR);')
+          : undefined;
     case 'CWD':
-      return size === 8 ? next('CQO', 'store<i64>(c, load<i64>(c, GPR) >> 63, GPR + 16);')
-        : size === 4 ? next('CDQ', 'store<u64>(c, <u64><u32>(load<i32>(c, GPR) >> 31), GPR + 16);') : undefined;
-    case 'NOP': return next('NOP', '');
+      return size === 8
+        ? next('CQO', 'store<i64>(c, load<i64>(c, GPR) >> 63, GPR + 16);')
+        : size === 4
+          ? next('CDQ', 'store<u64>(c, <u64><u32>(load<i32>(c, GPR) >> 31), GPR + 16);')
+          : undefined;
+    case 'NOP':
+      return next('NOP', '');
     case 'PAUSE':
       // The rest of the block was charged and will be charged again.
-      return { name: 'PAUSE', kind: 'jump', only64: false, body: `if (load<u32>(c, PAUSE_EXITS) == 0) { op += RECORD_SIZE; continue; }
+      return {
+        name: 'PAUSE',
+        kind: 'jump',
+        only64: false,
+        body: `if (load<u32>(c, PAUSE_EXITS) == 0) { op += RECORD_SIZE; continue; }
         store<i64>(c, load<i64>(c, BUDGET) + <i64>load<u8>(op, OP_LEFT) - 1, BUDGET);
-        return stop(nextRip(op), EXIT_PAUSE);` };
-    default: return size === 8 ? stack(row, memory) ?? branch(row, memory) : undefined;
+        return stop(nextRip(op), EXIT_PAUSE);`,
+      };
+    default:
+      return size === 8 ? (stack(row, memory) ?? branch(row, memory)) : undefined;
   }
 }

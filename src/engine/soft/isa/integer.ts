@@ -220,5 +220,15 @@ const control: Row[] = [
 ];
 
 export const integerRows: readonly Row[] = [
-  ...alu(), ...shifts(), ...conditional(), ...bits(), ...hints, ...transfer, ...stack, ...arithmetic, ...flags, ...strings, ...control,
+  ...alu(),
+  ...shifts(),
+  ...conditional(),
+  ...bits(),
+  ...hints,
+  ...transfer,
+  ...stack,
+  ...arithmetic,
+  ...flags,
+  ...strings,
+  ...control,
 ];

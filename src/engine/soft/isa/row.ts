@@ -20,7 +20,11 @@ export type OpcodeMap = 0 | 1 | 2 | 3;
  * Where an operand is: an addressing letter of SDM vol. 2, A.2.1 (`A C D E G I J M N O P Q R S U V W X Y Z`), or a literal such as
  * `AL`, `rAX`, `DX`, `1`, `ST(i)`, `m64`. `size` is the operand type (`b`, `v`, `dq`, ...), empty for literals.
  */
-export interface Operand { readonly text: string; readonly kind: string; readonly size: string }
+export interface Operand {
+  readonly text: string;
+  readonly kind: string;
+  readonly size: string;
+}
 
 /** A parsed row. */
 export interface Instruction {
@@ -69,7 +73,9 @@ const FLAG_BITS: Record<string, number> = { CF: 0x1, PF: 0x4, AF: 0x10, ZF: 0x40
 
 /** Parses one row; throws an Error that names the row when it does not fit the notation. */
 export function parseRow(row: Row, family: Family, index: number): Instruction {
-  const fail = (why: string): never => { throw new Error(`opcode row [${row.join(' | ')}]: ${why}`); };
+  const fail = (why: string): never => {
+    throw new Error(`opcode row [${row.join(' | ')}]: ${why}`);
+  };
   const words = row[0].split(' ');
   let prefix: MandatoryPrefix = 'any';
   if (words[0] === 'NP' || ((words[0] === '66' || words[0] === 'F2' || words[0] === 'F3') && /^[0-9A-F]{2}$/.test(words[1] ?? ''))) {
@@ -101,14 +107,31 @@ export function parseRow(row: Row, family: Family, index: number): Instruction {
   }
   const space = row[1].indexOf(' ');
   const mnemonic = space < 0 ? row[1] : row[1].slice(0, space);
-  const operands = space < 0 ? [] : row[1].slice(space + 1).split(',').map((text) => parseOperand(text.trim()));
+  const operands =
+    space < 0
+      ? []
+      : row[1]
+          .slice(space + 1)
+          .split(',')
+          .map((text) => parseOperand(text.trim()));
   const usesModrm = operands.some(({ kind }) => /^(?:[CDEGMNPQRSUVW]$|m\d)/.test(kind));
   const attributes = parseAttributes(row[2] ?? '', fail);
   const override = /(?:^| )h:(\w+)/.exec(row[2] ?? '');
   return {
-    index, family, row, prefix, map, opcode: Number.parseInt(opcodeText, 16), registerInOpcode,
+    index,
+    family,
+    row,
+    prefix,
+    map,
+    opcode: Number.parseInt(opcodeText, 16),
+    registerInOpcode,
     hasModrm: digit !== undefined || exactModrm !== undefined || place !== 'any' || (usesModrm && !registerInOpcode),
-    digit, exactModrm, place, mnemonic, operands, attributes,
+    digit,
+    exactModrm,
+    place,
+    mnemonic,
+    operands,
+    attributes,
     handler: override?.[1] ?? row[1].replace(/[^A-Za-z0-9]+/g, '_').replace(/_$/, ''),
   };
 }
@@ -132,7 +155,15 @@ function parseAttributes(text: string, fail: (why: string) => never): Attributes
   }
   const has = (word: string) => words.includes(word);
   return {
-    lock: has('lock'), invalid64: has('i64'), only64: has('o64'), default64: has('d64'), forced64: has('f64'),
-    undefinedFlags, cpl0: has('cpl0'), cpuid, end: has('end'), slow: has('slow'),
+    lock: has('lock'),
+    invalid64: has('i64'),
+    only64: has('o64'),
+    default64: has('d64'),
+    forced64: has('f64'),
+    undefinedFlags,
+    cpl0: has('cpl0'),
+    cpuid,
+    end: has('end'),
+    slow: has('slow'),
   };
 }

@@ -27,7 +27,12 @@ describe('a row of the opcode table', () => {
     expect(row('D8 r', 'FADD ST(0),ST(i)').handler).toBe('FADD_ST_0_ST_i');
   });
 
-  test.each([['GG', 'X'], ['0F', 'X', 'undef:XF'], ['01', 'X', 'typo'], ['01 /9', 'X']])('[%s | %s] is refused', (...words) => {
+  test.each([
+    ['GG', 'X'],
+    ['0F', 'X', 'undef:XF'],
+    ['01', 'X', 'typo'],
+    ['01 /9', 'X'],
+  ])('[%s | %s] is refused', (...words) => {
     expect(() => row(words[0], words[1], words[2])).toThrow(/opcode row/);
   });
 });
@@ -36,10 +41,14 @@ describe('the table', () => {
   test('has no clashes, and finds one', () => {
     const table = opcodeTable();
     expect(table.length).toBeGreaterThan(900);
-    expect(() => { checkClashes([...table, row('F3 90', 'OTHER')]); }).toThrow(/clash/);
+    expect(() => {
+      checkClashes([...table, row('F3 90', 'OTHER')]);
+    }).toThrow(/clash/);
     // A row for memory and one for registers do not clash, nor do 32-bit and 64-bit rows.
     const apart = [row('63', 'A Ew,Gw', 'i64'), row('63', 'B Gv,Ed', 'o64'), row('0F 0D m', 'C Ev'), row('0F 0D r', 'D Ev')];
-    expect(() => { checkClashes(apart); }).not.toThrow();
+    expect(() => {
+      checkClashes(apart);
+    }).not.toThrow();
   });
 
   test('tries exact ModRM before a mandatory prefix before a digit', () => {

@@ -26,8 +26,10 @@ export function opcodeTable(): Instruction[] {
 /** Rows that share an opcode, the more specific first: the order in which the decoder tries them. */
 export function bySpecificity(a: Instruction, b: Instruction): number {
   const weight = (row: Instruction) =>
-    (row.exactModrm === undefined ? 0 : 8) + (row.prefix === 'any' ? 0 : 4) + (row.digit === undefined ? 0 : 2)
-    + (row.place === 'any' ? 0 : 1);
+    (row.exactModrm === undefined ? 0 : 8) +
+    (row.prefix === 'any' ? 0 : 4) +
+    (row.digit === undefined ? 0 : 2) +
+    (row.place === 'any' ? 0 : 1);
   return weight(b) - weight(a) || a.index - b.index;
 }
 

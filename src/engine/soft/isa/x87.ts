@@ -23,13 +23,43 @@ const CONSTANTS = ['FLD1', 'FLDL2T', 'FLDL2E', 'FLDPI', 'FLDLG2', 'FLDLN2', 'FLD
 export const x87Rows: readonly Row[] = [
   ['9B', 'FWAIT'],
 
-  ...arithmetic('D8', ARITHMETIC.map((name) => `F${name}`), 'm32', 'ARITH_m32'),
-  ...arithmetic('D8', ARITHMETIC.map((name) => `F${name}`), 'ST(0),ST(i)', 'ARITH_ST0_STi'),
-  ...arithmetic('DC', ARITHMETIC.map((name) => `F${name}`), 'm64', 'ARITH_m64'),
-  ...arithmetic('DA', ARITHMETIC.map((name) => `FI${name}`), 'm32', 'ARITH_mi32'),
-  ...arithmetic('DE', ARITHMETIC.map((name) => `FI${name}`), 'm16', 'ARITH_mi16'),
+  ...arithmetic(
+    'D8',
+    ARITHMETIC.map((name) => `F${name}`),
+    'm32',
+    'ARITH_m32',
+  ),
+  ...arithmetic(
+    'D8',
+    ARITHMETIC.map((name) => `F${name}`),
+    'ST(0),ST(i)',
+    'ARITH_ST0_STi',
+  ),
+  ...arithmetic(
+    'DC',
+    ARITHMETIC.map((name) => `F${name}`),
+    'm64',
+    'ARITH_m64',
+  ),
+  ...arithmetic(
+    'DA',
+    ARITHMETIC.map((name) => `FI${name}`),
+    'm32',
+    'ARITH_mi32',
+  ),
+  ...arithmetic(
+    'DE',
+    ARITHMETIC.map((name) => `FI${name}`),
+    'm16',
+    'ARITH_mi16',
+  ),
   // DC /2 /3 and DE /2: aliases of FCOM, FCOMP and FCOMP.
-  ...arithmetic('DC', REVERSED.map((name) => `F${name}`), 'ST(i),ST(0)', 'ARITH_STi_ST0'),
+  ...arithmetic(
+    'DC',
+    REVERSED.map((name) => `F${name}`),
+    'ST(i),ST(0)',
+    'ARITH_STi_ST0',
+  ),
   ['DE /0 r', 'FADDP ST(i),ST(0)', 'h:ARITHP_STi_ST0'],
   ['DE /1 r', 'FMULP ST(i),ST(0)', 'h:ARITHP_STi_ST0'],
   ['DE /2 r', 'FCOMP ST(0),ST(i)', 'h:ARITHP_STi_ST0'],

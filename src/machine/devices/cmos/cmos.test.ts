@@ -47,7 +47,16 @@ describe('MC146818', () => {
   test('the date is set field by field under SET, whatever it passes through', () => {
     const { clock, write, time } = setUp(Date.UTC(2024, 0, 31, 1, 2, 3));
     write(0x0b, 0x82);
-    for (const [index, value] of [[9, 0x23], [8, 0x02], [7, 0x10], [4, 0x23], [2, 0x59], [0, 0x58], [0x32, 0x20]]) write(index, value);
+    for (const [index, value] of [
+      [9, 0x23],
+      [8, 0x02],
+      [7, 0x10],
+      [4, 0x23],
+      [2, 0x59],
+      [0, 0x58],
+      [0x32, 0x20],
+    ])
+      write(index, value);
     clock.advance(10e9);
     expect(time()).toBe('20 23 02 10 23 59 58');
     write(0x0b, 0x02);

@@ -14,8 +14,21 @@ export interface CmosPorts {
 }
 
 const REGISTER = {
-  seconds: 0, secondsAlarm: 1, minutes: 2, minutesAlarm: 3, hours: 4, hoursAlarm: 5, weekday: 6, day: 7, month: 8, year: 9,
-  a: 10, b: 11, c: 12, d: 13, century: 0x32,
+  seconds: 0,
+  secondsAlarm: 1,
+  minutes: 2,
+  minutesAlarm: 3,
+  hours: 4,
+  hoursAlarm: 5,
+  weekday: 6,
+  day: 7,
+  month: 8,
+  year: 9,
+  a: 10,
+  b: 11,
+  c: 12,
+  d: 13,
+  century: 0x32,
 } as const;
 const TIME_REGISTERS: readonly number[] = [0, 2, 4, 6, 7, 8, 9, REGISTER.century];
 const A = { updating: 0x80, rate: 0x0f, divider: 0x70, running: 0x20 } as const;
@@ -62,7 +75,8 @@ export class Cmos implements RegisterBlock, Stateful {
   }
 
   write(offset: number, _size: number, value: number): void {
-    if (offset === 0) this.index = value & 0x7f; // bit 7 masks NMI on a PC; we have no source of it
+    if (offset === 0)
+      this.index = value & 0x7f; // bit 7 masks NMI on a PC; we have no source of it
     else this.writeRegister(this.index, value);
   }
 
@@ -188,7 +202,7 @@ export class Cmos implements RegisterBlock, Stateful {
   }
 
   private digits(value: number): number {
-    return this.ram[REGISTER.b] & B.binary ? value : (Math.floor(value / 10) << 4) | value % 10;
+    return this.ram[REGISTER.b] & B.binary ? value : (Math.floor(value / 10) << 4) | (value % 10);
   }
 
   private number(value: number): number {

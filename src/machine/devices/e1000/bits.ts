@@ -9,14 +9,35 @@ export const STATUS = { fd: 1, lu: 2, txoff: 1 << 4, speed1000: 0x80, asdv1000: 
 
 /** Interrupt causes, 13.4.17. */
 export const CAUSE = {
-  txdw: 1 << 0, txqe: 1 << 1, lsc: 1 << 2, rxseq: 1 << 3, rxdmt0: 1 << 4, rxo: 1 << 6, rxt0: 1 << 7,
-  mdac: 1 << 9, phyint: 1 << 12, txdLow: 1 << 15, srpd: 1 << 16,
+  txdw: 1 << 0,
+  txqe: 1 << 1,
+  lsc: 1 << 2,
+  rxseq: 1 << 3,
+  rxdmt0: 1 << 4,
+  rxo: 1 << 6,
+  rxt0: 1 << 7,
+  mdac: 1 << 9,
+  phyint: 1 << 12,
+  txdLow: 1 << 15,
+  srpd: 1 << 16,
 } as const;
 
 /** Receive control, 13.4.22. */
 export const RCTL = {
-  en: 1 << 1, upe: 1 << 3, mpe: 1 << 4, lpe: 1 << 5, lbm: 3 << 6, rdmtsShift: 8, moShift: 12, bam: 1 << 15,
-  bsizeShift: 16, vfe: 1 << 18, cfien: 1 << 19, cfi: 1 << 20, bsex: 1 << 25, secrc: 1 << 26,
+  en: 1 << 1,
+  upe: 1 << 3,
+  mpe: 1 << 4,
+  lpe: 1 << 5,
+  lbm: 3 << 6,
+  rdmtsShift: 8,
+  moShift: 12,
+  bam: 1 << 15,
+  bsizeShift: 16,
+  vfe: 1 << 18,
+  cfien: 1 << 19,
+  cfi: 1 << 20,
+  bsex: 1 << 25,
+  secrc: 1 << 26,
 } as const;
 /** Receive checksum control, 13.5.1. */
 export const RXCSUM = { pcss: 0xff, ipofl: 1 << 8, tuofl: 1 << 9 } as const;
@@ -28,8 +49,18 @@ export const RXE = { tcpe: 0x20, ipe: 0x40 } as const;
 export const TCTL = { en: 1 << 1, psp: 1 << 3 } as const;
 /** Third word of a transmit descriptor, 3.3.3 to 3.3.7. Bit 26 is IC in legacy and TSE in data and context descriptors. */
 export const TXD = {
-  eop: 1 << 24, ifcs: 1 << 25, ic: 1 << 26, tse: 1 << 26, rs: 1 << 27, rps: 1 << 28, dext: 1 << 29, vle: 1 << 30, ide: 0x8000_0000,
-  typeShift: 20, tucmdTcp: 1 << 24, tucmdIp: 1 << 25,
+  eop: 1 << 24,
+  ifcs: 1 << 25,
+  ic: 1 << 26,
+  tse: 1 << 26,
+  rs: 1 << 27,
+  rps: 1 << 28,
+  dext: 1 << 29,
+  vle: 1 << 30,
+  ide: 0x8000_0000,
+  typeShift: 20,
+  tucmdTcp: 1 << 24,
+  tucmdIp: 1 << 25,
 } as const;
 /** Packet options of a data descriptor, 3.3.7.3. */
 export const POPTS = { ixsm: 1, txsm: 2 } as const;

@@ -4,7 +4,12 @@ import { OFFSET } from './registers.ts';
 
 /** Reads an EEPROM word as Linux does: request, select, clock out nine bits, clock in sixteen. */
 function readWord(bench: ReturnType<typeof createBench>, address: number): number {
-  const SK = 1, CS = 2, DI = 4, DO = 8, REQ = 0x40, GNT = 0x80;
+  const SK = 1,
+    CS = 2,
+    DI = 4,
+    DO = 8,
+    REQ = 0x40,
+    GNT = 0x80;
   bench.write('EECD', REQ);
   expect(bench.read('EECD') & GNT).toBe(GNT);
   let base = REQ | CS;
@@ -31,7 +36,10 @@ describe('identity and EEPROM', () => {
   test('is an 82540EM with a memory and an io window', () => {
     const { card } = createBench();
     expect([card.vendor, card.device, card.subsystemVendor, card.subsystem, card.revision]).toEqual([0x8086, 0x100e, 0x8086, 0x1e, 3]);
-    expect(card.bars.map((bar) => [bar?.kind, bar?.size])).toEqual([['memory', 0x20000], ['io', 64]]);
+    expect(card.bars.map((bar) => [bar?.kind, bar?.size])).toEqual([
+      ['memory', 0x20000],
+      ['io', 64],
+    ]);
   });
 
   test('bit-banged words hold the address and sum to 0xBABA', () => {
@@ -131,7 +139,14 @@ describe('transceiver and link', () => {
 describe('registers', () => {
   test('writable bits are those of the manual', () => {
     const bench = createBench();
-    const patterns = [['RDBAL', 0xfffffff0], ['RDLEN', 0xfff80], ['RDH', 0xffff], ['TDLEN', 0xfff80], ['FCAH', 0xffff], ['TIPG', 0x3fffffff]] as const;
+    const patterns = [
+      ['RDBAL', 0xfffffff0],
+      ['RDLEN', 0xfff80],
+      ['RDH', 0xffff],
+      ['TDLEN', 0xfff80],
+      ['FCAH', 0xffff],
+      ['TIPG', 0x3fffffff],
+    ] as const;
     for (const [name, mask] of patterns) {
       bench.write(name, 0xffffffff);
       expect([name, bench.read(name)]).toEqual([name, mask]);
@@ -249,7 +264,15 @@ describe('bus mastering and snapshots', () => {
   test('a state that does not fit names its field', () => {
     const { card } = createBench();
     const state = card.save() as Record<string, unknown>;
-    for (const [field, value] of [['registers', [[3, 4]]], ['eeprom', [1]], ['phy', {}], ['interrupts', {}], ['transmit', {}], ['receive', null], ['busMaster', 1]] as const) {
+    for (const [field, value] of [
+      ['registers', [[3, 4]]],
+      ['eeprom', [1]],
+      ['phy', {}],
+      ['interrupts', {}],
+      ['transmit', {}],
+      ['receive', null],
+      ['busMaster', 1],
+    ] as const) {
       expect(() => createBench().card.load({ ...state, [field]: value }), field).toThrow(new RegExp(field));
     }
   });

@@ -18,7 +18,12 @@ const IO_SIZE = 64;
 /** The io window: an address register and a data register (13.2). */
 const IO = { address: 0, data: 4 } as const;
 
-export interface E1000Ports { irq: IrqLine; dma: Dma; clock: Clock; log: Log }
+export interface E1000Ports {
+  irq: IrqLine;
+  dma: Dma;
+  clock: Clock;
+  log: Log;
+}
 export interface E1000Options {
   /** Station address, six bytes, not multicast. */
   mac: Uint8Array;
@@ -60,7 +65,10 @@ class Card implements E1000 {
   private ioAddress = 0;
   private warned = false;
 
-  constructor(private readonly ports: E1000Ports, options: E1000Options) {
+  constructor(
+    private readonly ports: E1000Ports,
+    options: E1000Options,
+  ) {
     const { dma, clock, irq } = ports;
     const { counters, registers } = this;
     const mayDma = () => this.busMaster;
@@ -80,7 +88,10 @@ class Card implements E1000 {
       read: (offset, size) => this.readIo(offset, size),
       write: (offset, size, value) => this.writeIo(offset, size, value),
     };
-    this.bars = [{ kind: 'memory', size: MEMORY_SIZE, registers: memory }, { kind: 'io', size: IO_SIZE, registers: io }];
+    this.bars = [
+      { kind: 'memory', size: MEMORY_SIZE, registers: memory },
+      { kind: 'io', size: IO_SIZE, registers: io },
+    ];
     this.backend.receive = (frame) => this.input(frame);
   }
 
@@ -109,8 +120,14 @@ class Card implements E1000 {
 
   save(): unknown {
     return {
-      registers: this.registers.save(), eeprom: this.eeprom.save(), phy: this.phy.save(), interrupts: this.interrupts.save(),
-      transmit: this.transmitter.save(), receive: this.receiver.save(), busMaster: this.busMaster, ioAddress: this.ioAddress,
+      registers: this.registers.save(),
+      eeprom: this.eeprom.save(),
+      phy: this.phy.save(),
+      interrupts: this.interrupts.save(),
+      transmit: this.transmitter.save(),
+      receive: this.receiver.save(),
+      busMaster: this.busMaster,
+      ioAddress: this.ioAddress,
     };
   }
 

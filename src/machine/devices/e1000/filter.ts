@@ -24,7 +24,7 @@ function matchExact(words: Uint32Array, frame: Uint8Array): Match {
   const high = (RAH_VALID | (frame[5] << 8) | frame[4]) >>> 0;
   for (let i = REGISTER.RA; i < REGISTER.RA + 32; i += 2) {
     // The two address-select bits of RAH do not take part.
-    if (words[i] === low && ((words[i + 1] & 0x8000_ffff) >>> 0) === high) return 'exact';
+    if (words[i] === low && (words[i + 1] & 0x8000_ffff) >>> 0 === high) return 'exact';
   }
   return 'no';
 }

@@ -21,7 +21,10 @@ export class Interrupts {
   /** Assertions of the line since the start. */
   count = 0;
 
-  constructor(private readonly line: IrqLine, private readonly clock: Clock) {
+  constructor(
+    private readonly line: IrqLine,
+    private readonly clock: Clock,
+  ) {
     this.timer = clock.timer(() => this.update());
   }
 
@@ -111,7 +114,10 @@ export class DelayTimer {
   private absolute = Number.POSITIVE_INFINITY;
   private readonly timer: Timer;
 
-  constructor(private readonly clock: Clock, private readonly expired: () => void) {
+  constructor(
+    private readonly clock: Clock,
+    private readonly expired: () => void,
+  ) {
     this.timer = clock.timer(() => this.flush());
   }
 

@@ -45,7 +45,10 @@ export class Phy {
   private lost = false;
 
   /** `linkChanged` runs when the link goes up or down. */
-  constructor(private cable: boolean, private readonly linkChanged: () => void) {
+  constructor(
+    private cable: boolean,
+    private readonly linkChanged: () => void,
+  ) {
     for (const [index, , mask] of REGISTERS) this.writable[index] = mask;
     this.restoreDefaults();
   }

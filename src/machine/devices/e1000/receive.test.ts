@@ -44,7 +44,9 @@ describe('receive', () => {
     expect(bench.memory.subarray(RX_BUFFERS, RX_BUFFERS + 1514)).toEqual(frame);
     expect(descriptor(bench, 0)).toEqual({ length: 1518, sum: 0, status: 7, errors: 0, special: 0 });
     expect([bench.read('RDH'), bench.line(), bench.read('ICR')]).toEqual([1, true, 0x80]);
-    expect([bench.read('GPRC'), bench.read('PRC1522'), bench.read('GORCL'), bench.read('GORCH'), bench.read('GORCL')]).toEqual([1, 1, 1518, 0, 0]);
+    expect([bench.read('GPRC'), bench.read('PRC1522'), bench.read('GORCL'), bench.read('GORCH'), bench.read('GORCL')]).toEqual([
+      1, 1, 1518, 0, 0,
+    ]);
   });
   test('the FCS is left out of the length when it is stripped; runts are padded', () => {
     const bench = createBench();
@@ -54,7 +56,13 @@ describe('receive', () => {
     expect(descriptor(bench, 0).length).toBe(60);
     expect(bench.memory.subarray(RX_BUFFERS + 42, RX_BUFFERS + 61)).toEqual(Uint8Array.of(...new Array(18).fill(0), 0xee));
   });
-  test.each([[0x8002, 2048], [0x1_8002, 1024], [0x2_8002, 512], [0x3_8002, 256], [0x203_8002, 4096]])('RCTL %i means buffers of %i bytes', (control, size) => {
+  test.each([
+    [0x8002, 2048],
+    [0x1_8002, 1024],
+    [0x2_8002, 512],
+    [0x3_8002, 256],
+    [0x203_8002, 4096],
+  ])('RCTL %i means buffers of %i bytes', (control, size) => {
     const bench = createBench();
     startReceive(bench, control | 0x0400_0020);
     const frame = frameTo(MAC, 3000);
@@ -147,7 +155,12 @@ describe('filters', () => {
     bench.write('RA', 0x8000_0900, 31);
     expect(accepted(bench, frameTo(OTHER, 60))).toBe(true);
   });
-  test.each([[0, 4], [1, 3], [2, 2], [3, 0]])('multicast hash with offset %i', (offset, shift) => {
+  test.each([
+    [0, 4],
+    [1, 3],
+    [2, 2],
+    [3, 0],
+  ])('multicast hash with offset %i', (offset, shift) => {
     const bench = createBench();
     startReceive(bench, 2 | (offset << 12));
     const hash = (0x3412 >>> shift) & 0xfff;
@@ -165,7 +178,13 @@ describe('filters', () => {
     bench.write('CTRL', 0x4000_0000);
     expect(accepted(bench, tagged(0x6064))).toBe(true);
     expect(descriptor(bench, 1)).toMatchObject({ length: 100, special: 0x6064, status: 0x0f });
-    expect([...bench.memory.subarray(RX_BUFFERS + 2048 + 6, RX_BUFFERS + 2048 + 16)]).toEqual([...tagged(0).subarray(6, 12), 0x88, 0xb5, 18, 19]);
+    expect([...bench.memory.subarray(RX_BUFFERS + 2048 + 6, RX_BUFFERS + 2048 + 16)]).toEqual([
+      ...tagged(0).subarray(6, 12),
+      0x88,
+      0xb5,
+      18,
+      19,
+    ]);
   });
 });
 
@@ -201,7 +220,11 @@ describe('hostile rings', () => {
   test('head, tail and length that do not fit drop the frame', () => {
     const bench = createBench();
     startReceive(bench);
-    for (const [name, value] of [['RDT', 0xffff], ['RDH', 0xffff], ['RDLEN', 0]] as const) {
+    for (const [name, value] of [
+      ['RDT', 0xffff],
+      ['RDH', 0xffff],
+      ['RDLEN', 0],
+    ] as const) {
       startReceive(bench);
       bench.write(name, value);
       expect([name, accepted(bench, frameTo(MAC, 60))]).toEqual([name, false]);

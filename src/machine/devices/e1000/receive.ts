@@ -28,8 +28,13 @@ export class Receiver {
 
   /** `allowed` says whether the card may do DMA; `ready` tells the back end that a refused frame may come again. */
   constructor(
-    registers: RegisterFile, private readonly dma: Dma, clock: Clock, private readonly interrupts: Interrupts,
-    private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly ready: () => void,
+    registers: RegisterFile,
+    private readonly dma: Dma,
+    clock: Clock,
+    private readonly interrupts: Interrupts,
+    private readonly statistics: Statistics,
+    private readonly allowed: () => boolean,
+    private readonly ready: () => void,
   ) {
     this.words = registers.words;
     this.delay = new DelayTimer(clock, () => interrupts.raise(CAUSE.rxt0));

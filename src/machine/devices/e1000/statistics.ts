@@ -8,8 +8,16 @@ const CLASSES = [64, 127, 255, 511, 1023] as const;
 export class Statistics {
   /** Whole numbers since the VM started, never cleared by the guest. */
   readonly totals = {
-    rxFrames: 0, rxBytes: 0, rxFiltered: 0, rxDropped: 0, rxStalls: 0,
-    txFrames: 0, txBytes: 0, txDropped: 0, badDescriptors: 0, badRings: 0,
+    rxFrames: 0,
+    rxBytes: 0,
+    rxFiltered: 0,
+    rxDropped: 0,
+    rxStalls: 0,
+    txFrames: 0,
+    txBytes: 0,
+    txDropped: 0,
+    badDescriptors: 0,
+    badRings: 0,
   };
 
   constructor(private readonly words: Uint32Array) {}

@@ -44,33 +44,39 @@ export function createBench(memorySize = 0x10_0000): Bench {
     ready: () => void backend.readyCalls++,
     close: () => {},
   };
-  const card = createE1000({
-    irq: { set: (level) => void (asserted = level) },
-    dma: {
-      read(gpa, into) {
-        accesses++;
-        if (!inside(gpa, into.length)) {
-          into.fill(0xff);
-          return false;
-        }
-        into.set(memory.subarray(gpa, gpa + into.length));
-        return true;
+  const card = createE1000(
+    {
+      irq: { set: (level) => void (asserted = level) },
+      dma: {
+        read(gpa, into) {
+          accesses++;
+          if (!inside(gpa, into.length)) {
+            into.fill(0xff);
+            return false;
+          }
+          into.set(memory.subarray(gpa, gpa + into.length));
+          return true;
+        },
+        write(gpa, from) {
+          accesses++;
+          if (!inside(gpa, from.length)) return false;
+          memory.set(from, gpa);
+          return true;
+        },
       },
-      write(gpa, from) {
-        accesses++;
-        if (!inside(gpa, from.length)) return false;
-        memory.set(from, gpa);
-        return true;
-      },
+      clock,
+      log: silentLog,
     },
-    clock,
-    log: silentLog,
-  }, { mac: MAC, backend });
+    { mac: MAC, backend },
+  );
   const bar = card.bars[0];
   if (bar === undefined) throw new Error('no memory window');
   card.setBusMaster(true);
   return {
-    card, memory, sent, backend,
+    card,
+    memory,
+    sent,
+    backend,
     view: new DataView(memory.buffer),
     line: () => asserted,
     dmaAccesses: () => accesses,
@@ -118,7 +124,9 @@ export function post(bench: Bench, ...descriptors: readonly (readonly [number, n
   let tail = bench.read('TDT');
   const count = bench.read('TDLEN') / 16;
   for (const words of descriptors) {
-    words.forEach((word, i) => { bench.view.setUint32(TX_RING + tail * 16 + i * 4, word >>> 0, true); });
+    words.forEach((word, i) => {
+      bench.view.setUint32(TX_RING + tail * 16 + i * 4, word >>> 0, true);
+    });
     tail = (tail + 1) % count;
   }
   bench.write('TDT', tail);

@@ -20,8 +20,12 @@ function tcpPacket(payload: number): Uint8Array {
 
 const CONTEXT_IP = 14 | (24 << 8) | (33 << 16);
 const CONTEXT_TCP = 34 | (50 << 8);
-const contextTso = (mss: number, header = 54): readonly [number, number, number, number] =>
-  [CONTEXT_IP, CONTEXT_TCP, DEXT | TSE | 0x0300_0000, (mss << 16) | (header << 8)];
+const contextTso = (mss: number, header = 54): readonly [number, number, number, number] => [
+  CONTEXT_IP,
+  CONTEXT_TCP,
+  DEXT | TSE | 0x0300_0000,
+  (mss << 16) | (header << 8),
+];
 
 const sumsAreRight = (frame: Uint8Array) => {
   const end = 14 + ((frame[16] << 8) | frame[17]);
@@ -112,14 +116,23 @@ describe('context and data descriptors', () => {
     expect(bench.sent[0].subarray(54)).toEqual(packet.subarray(54));
   });
 
-  test.each([[4000, 1460, 3], [2920, 1460, 2], [100, 1460, 1], [5, 1, 5]])('%i bytes in segments of %i are %i frames', (bytes, mss, frames) => {
+  test.each([
+    [4000, 1460, 3],
+    [2920, 1460, 2],
+    [100, 1460, 1],
+    [5, 1, 5],
+  ])('%i bytes in segments of %i are %i frames', (bytes, mss, frames) => {
     const bench = createBench();
     startTransmit(bench);
     const packet = tcpPacket(bytes);
     bench.memory.set(packet, BUFFER);
     const split = 54 + Math.floor(bytes / 3);
-    post(bench, contextTso(mss), [BUFFER, 0, split | DATA | DEXT | TSE, 0x300],
-      [BUFFER + split, 0, (packet.length - split) | DATA | DEXT | TSE | EOP | RS, 0]);
+    post(
+      bench,
+      contextTso(mss),
+      [BUFFER, 0, split | DATA | DEXT | TSE, 0x300],
+      [BUFFER + split, 0, (packet.length - split) | DATA | DEXT | TSE | EOP | RS, 0],
+    );
     expect(bench.sent).toHaveLength(frames);
     const payload = bench.sent.flatMap((frame) => [...frame.subarray(54)]);
     expect(Uint8Array.from(payload)).toEqual(packet.subarray(54));
@@ -139,8 +152,11 @@ describe('context and data descriptors', () => {
     startTransmit(bench);
     const packet = frameTo(PEER, 74 + 2000, 0x86dd);
     bench.memory.set(packet, BUFFER);
-    post(bench, [14, 54 | (70 << 8), DEXT | TSE | 0x0100_0000, (1440 << 16) | (74 << 8)],
-      [BUFFER, 0, packet.length | DATA | DEXT | TSE | EOP, 0x200]);
+    post(
+      bench,
+      [14, 54 | (70 << 8), DEXT | TSE | 0x0100_0000, (1440 << 16) | (74 << 8)],
+      [BUFFER, 0, packet.length | DATA | DEXT | TSE | EOP, 0x200],
+    );
     expect(bench.sent.map((frame) => new DataView(frame.buffer).getUint16(18))).toEqual([1460, 580]);
   });
 });
@@ -197,8 +213,15 @@ describe('hostile rings and descriptors', () => {
     const bench = createBench();
     startTransmit(bench);
     bench.memory.set(tcpPacket(4000), BUFFER);
-    post(bench, contextTso(1460), [BUFFER, 0, 1000 | DATA | DEXT | TSE, 0x300], contextTso(10, 20),
-      [BUFFER, 0, 1000 | DATA | DEXT | TSE, 0x300], contextTso(0xffff, 255), [BUFFER, 0, 1000 | DATA | DEXT | TSE | EOP, 0x300]);
+    post(
+      bench,
+      contextTso(1460),
+      [BUFFER, 0, 1000 | DATA | DEXT | TSE, 0x300],
+      contextTso(10, 20),
+      [BUFFER, 0, 1000 | DATA | DEXT | TSE, 0x300],
+      contextTso(0xffff, 255),
+      [BUFFER, 0, 1000 | DATA | DEXT | TSE | EOP, 0x300],
+    );
     expect(bench.read('TDH')).toBe(6);
     expect(bench.card.statistics().txDropped).toBe(1);
   });

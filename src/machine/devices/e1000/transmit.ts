@@ -20,12 +20,28 @@ const MAXIMUM_HEADER = 255;
 const DESCRIPTOR = 16;
 
 /** Offsets for the checksum unit: start, where to insert, last byte (0 = end of the packet). */
-interface ChecksumRange { start: number; insert: number; end: number }
+interface ChecksumRange {
+  start: number;
+  insert: number;
+  end: number;
+}
 /** A context descriptor (3.3.6). The card keeps one for segmentation and one for plain offload. */
-interface Context { ip: ChecksumRange; payload: ChecksumRange; headerLength: number; mss: number; tcp: boolean; ipv4: boolean }
+interface Context {
+  ip: ChecksumRange;
+  payload: ChecksumRange;
+  headerLength: number;
+  mss: number;
+  tcp: boolean;
+  ipv4: boolean;
+}
 
 const emptyContext = (): Context => ({
-  ip: { start: 0, insert: 0, end: 0 }, payload: { start: 0, insert: 0, end: 0 }, headerLength: 0, mss: 0, tcp: false, ipv4: false,
+  ip: { start: 0, insert: 0, end: 0 },
+  payload: { start: 0, insert: 0, end: 0 },
+  headerLength: 0,
+  mss: 0,
+  tcp: false,
+  ipv4: false,
 });
 
 export class Transmitter {
@@ -54,8 +70,13 @@ export class Transmitter {
 
   /** `emit` takes a finished frame; `allowed` says whether the card may do DMA. */
   constructor(
-    registers: RegisterFile, private readonly dma: Dma, private readonly clock: Clock, private readonly interrupts: Interrupts,
-    private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
+    registers: RegisterFile,
+    private readonly dma: Dma,
+    private readonly clock: Clock,
+    private readonly interrupts: Interrupts,
+    private readonly statistics: Statistics,
+    private readonly allowed: () => boolean,
+    private readonly emit: (frame: Uint8Array) => void,
   ) {
     this.words = registers.words;
     this.continuation = clock.timer(() => this.run());
@@ -321,7 +342,14 @@ export class Transmitter {
   save(): unknown {
     const { started, discard, segmenting, options, tag, size, segments, plain, segmentation } = this;
     return {
-      started, discard, segmenting, options, tag, segments, plain, segmentation,
+      started,
+      discard,
+      segmenting,
+      options,
+      tag,
+      segments,
+      plain,
+      segmentation,
       buffer: Buffer.from(this.buffer.subarray(0, size)).toString('base64'),
       header: Buffer.from(this.header).toString('base64'),
       delay: this.delay.save(),

@@ -7,8 +7,19 @@ import { readState } from '../../state.ts';
 
 const STATUS = { output: 0x01, system: 0x04, unlocked: 0x10, auxiliary: 0x20, timeout: 0x40 } as const;
 const COMMAND = {
-  readConfiguration: 0x20, writeConfiguration: 0x60, disableAux: 0xa7, enableAux: 0xa8, testAux: 0xa9, selfTest: 0xaa, testKeyboard: 0xab,
-  disableKeyboard: 0xad, enableKeyboard: 0xae, readOutputPort: 0xd0, writeOutputPort: 0xd1, toKeyboard: 0xd2, toAuxOutput: 0xd3,
+  readConfiguration: 0x20,
+  writeConfiguration: 0x60,
+  disableAux: 0xa7,
+  enableAux: 0xa8,
+  testAux: 0xa9,
+  selfTest: 0xaa,
+  testKeyboard: 0xab,
+  disableKeyboard: 0xad,
+  enableKeyboard: 0xae,
+  readOutputPort: 0xd0,
+  writeOutputPort: 0xd1,
+  toKeyboard: 0xd2,
+  toAuxOutput: 0xd3,
   toAux: 0xd4,
 } as const;
 /** Configuration bits that switch the two clocks off. */

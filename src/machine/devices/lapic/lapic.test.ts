@@ -4,8 +4,27 @@ import { createManualClock } from '../../testing.ts';
 import { Lapic } from './lapic.ts';
 
 const R = {
-  id: 0x20, version: 0x30, tpr: 0x80, ppr: 0xa0, eoi: 0xb0, ldr: 0xd0, dfr: 0xe0, svr: 0xf0, isr: 0x100, tmr: 0x180, irr: 0x200, esr: 0x280,
-  icr: 0x300, icr2: 0x310, timer: 0x320, lint0: 0x350, lint1: 0x360, error: 0x370, initial: 0x380, current: 0x390, divide: 0x3e0,
+  id: 0x20,
+  version: 0x30,
+  tpr: 0x80,
+  ppr: 0xa0,
+  eoi: 0xb0,
+  ldr: 0xd0,
+  dfr: 0xe0,
+  svr: 0xf0,
+  isr: 0x100,
+  tmr: 0x180,
+  irr: 0x200,
+  esr: 0x280,
+  icr: 0x300,
+  icr2: 0x310,
+  timer: 0x320,
+  lint0: 0x350,
+  lint1: 0x360,
+  error: 0x370,
+  initial: 0x380,
+  current: 0x390,
+  divide: 0x3e0,
 };
 const DEADLINE = 0x6e0;
 
@@ -17,7 +36,8 @@ function setUp(cpus = 1, tscFrequency = 1e9) {
   for (let cpu = 0; cpu < cpus; cpu++) {
     lapics.push(
       new Lapic(cpu, {
-        clock, tscFrequency,
+        clock,
+        tscFrequency,
         tscAdjust: () => 0,
         send: (message, shorthand) => routeMessage(lapics, message, shorthand, cpu),
         endOfInterrupt: (vector) => ended.push(vector),
@@ -247,7 +267,16 @@ describe('timer', () => {
 
   test('all divisors', () => {
     const { clock, read, write } = setUp();
-    for (const [code, divisor] of [[0, 2], [1, 4], [2, 8], [3, 16], [8, 32], [9, 64], [10, 128], [11, 1]]) {
+    for (const [code, divisor] of [
+      [0, 2],
+      [1, 4],
+      [2, 8],
+      [3, 16],
+      [8, 32],
+      [9, 64],
+      [10, 128],
+      [11, 1],
+    ]) {
       write(R.divide, code);
       write(R.initial, 10_000);
       clock.advance(divisor * 100);

@@ -25,11 +25,30 @@ export interface LapicPorts {
 export type LapicEvent = { kind: 'nmi' } | { kind: 'init' } | { kind: 'startup'; vector: number };
 
 const REGISTER = {
-  id: 0x020, version: 0x030, taskPriority: 0x080, arbitration: 0x090, priority: 0x0a0, eoi: 0x0b0, logical: 0x0d0, format: 0x0e0,
+  id: 0x020,
+  version: 0x030,
+  taskPriority: 0x080,
+  arbitration: 0x090,
+  priority: 0x0a0,
+  eoi: 0x0b0,
+  logical: 0x0d0,
+  format: 0x0e0,
   spurious: 0x0f0,
-  inService: 0x100, trigger: 0x180, request: 0x200, error: 0x280, icrLow: 0x300, icrHigh: 0x310,
-  lvtTimer: 0x320, lvtThermal: 0x330, lvtCounters: 0x340, lvtLint0: 0x350, lvtLint1: 0x360, lvtError: 0x370,
-  initial: 0x380, current: 0x390, divide: 0x3e0,
+  inService: 0x100,
+  trigger: 0x180,
+  request: 0x200,
+  error: 0x280,
+  icrLow: 0x300,
+  icrHigh: 0x310,
+  lvtTimer: 0x320,
+  lvtThermal: 0x330,
+  lvtCounters: 0x340,
+  lvtLint0: 0x350,
+  lvtLint1: 0x360,
+  lvtError: 0x370,
+  initial: 0x380,
+  current: 0x390,
+  divide: 0x3e0,
 } as const;
 
 /** Version 0x14, six local vectors. */
@@ -69,7 +88,10 @@ export class Lapic implements MessageTarget, Stateful {
   private startup = -1;
 
   /** `index` is the CPU's number and its APIC ID, 0..254; CPU 0 is the bootstrap processor. */
-  constructor(private readonly index: number, private readonly ports: LapicPorts) {
+  constructor(
+    private readonly index: number,
+    private readonly ports: LapicPorts,
+  ) {
     this.id = index;
     this.baseLow = 0;
     this.timer = new ApicTimer({
@@ -421,11 +443,26 @@ export class Lapic implements MessageTarget, Stateful {
 
   save(): unknown {
     return {
-      id: this.id, baseLow: this.baseLow, task: this.task, logical: this.logical, format: this.format, spurious: this.spurious,
-      errors: this.errors, errorsShown: this.errorsShown, icrLow: this.icrLow, icrHigh: this.icrHigh,
-      nmi: this.nmi, init: this.init, startup: this.startup,
-      lint0: this.lint[0], lint1: this.lint[1], lvt: [...this.lvt], timer: this.timer.save(),
-      request: [...this.request.words], inService: [...this.inService.words], trigger: [...this.trigger.words],
+      id: this.id,
+      baseLow: this.baseLow,
+      task: this.task,
+      logical: this.logical,
+      format: this.format,
+      spurious: this.spurious,
+      errors: this.errors,
+      errorsShown: this.errorsShown,
+      icrLow: this.icrLow,
+      icrHigh: this.icrHigh,
+      nmi: this.nmi,
+      init: this.init,
+      startup: this.startup,
+      lint0: this.lint[0],
+      lint1: this.lint[1],
+      lvt: [...this.lvt],
+      timer: this.timer.save(),
+      request: [...this.request.words],
+      inService: [...this.inService.words],
+      trigger: [...this.trigger.words],
     };
   }
 

@@ -137,8 +137,13 @@ export class ApicTimer {
 
   save(): unknown {
     return {
-      mode: MODES.indexOf(this.mode), divide: this.divide, initial: this.initial, start: this.start, armed: saveTime(this.armed),
-      deadlineLow: this.deadlineLow, deadlineHigh: this.deadlineHigh,
+      mode: MODES.indexOf(this.mode),
+      divide: this.divide,
+      initial: this.initial,
+      start: this.start,
+      armed: saveTime(this.armed),
+      deadlineLow: this.deadlineLow,
+      deadlineHigh: this.deadlineHigh,
     };
   }
 

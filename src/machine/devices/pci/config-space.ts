@@ -7,8 +7,17 @@ import { readState, saveBytes } from '../../state.ts';
 
 export const CONFIG_SIZE = 256;
 const OFFSET = {
-  vendor: 0x00, command: 0x04, status: 0x06, revision: 0x08, classCode: 0x09, latency: 0x0d, bars: 0x10, subsystemVendor: 0x2c,
-  capabilities: 0x34, interruptLine: 0x3c, interruptPin: 0x3d,
+  vendor: 0x00,
+  command: 0x04,
+  status: 0x06,
+  revision: 0x08,
+  classCode: 0x09,
+  latency: 0x0d,
+  bars: 0x10,
+  subsystemVendor: 0x2c,
+  capabilities: 0x34,
+  interruptLine: 0x3c,
+  interruptPin: 0x3d,
 } as const;
 export const COMMAND = { io: 0x0001, memory: 0x0002, busMaster: 0x0004, interruptOff: 0x0400 } as const;
 const COMMAND_WRITABLE = 0x0547;

@@ -9,7 +9,13 @@ const registersOf = (value: number): RegisterBlock => ({ read: () => value, writ
 
 function card(value: number, more: Partial<PciFunction> = {}): PciFunction & { mastering: boolean; resets: number } {
   return {
-    name: `card ${value}`, vendor: 0x8086, device: 0x100e, subsystemVendor: 0x1af4, subsystem: 0x1100, revision: 3, classCode: 0x020000,
+    name: `card ${value}`,
+    vendor: 0x8086,
+    device: 0x100e,
+    subsystemVendor: 0x1af4,
+    subsystem: 0x1100,
+    revision: 3,
+    classCode: 0x020000,
     interruptPin: 1,
     bars: [
       { kind: 'memory', size: 0x2_0000, registers: registersOf(value) },
@@ -35,7 +41,9 @@ function setUp() {
   const narrow: string[] = [];
   const bridge = new PciHostBridge({ memory, io, log });
   io.claim({
-    name: 'pci', start: 0xcf8, size: 8,
+    name: 'pci',
+    start: 0xcf8,
+    size: 8,
     registers: bridge.registers({ read: () => 0x77, write: (offset, size) => narrow.push(`w${size}@${offset}`) }),
   });
   const select = (slot: number, offset: number) => io.write(0xcf8, 4, 0x8000_0000 + slot * 0x800 + (offset & 0xfc));

@@ -15,8 +15,15 @@ export const SLOTS = 32;
 
 /** The 82441FX: what every kernel recognises as a PC's host bridge (Intel 290549, 3.2). */
 const BRIDGE: PciFunction = {
-  name: 'host bridge', vendor: 0x8086, device: 0x1237, subsystemVendor: 0, subsystem: 0, revision: 2, classCode: 0x060000,
-  interruptPin: 0, bars: [],
+  name: 'host bridge',
+  vendor: 0x8086,
+  device: 0x1237,
+  subsystemVendor: 0,
+  subsystem: 0,
+  revision: 2,
+  classCode: 0x060000,
+  interruptPin: 0,
+  bars: [],
   setBusMaster: () => {},
   reset: () => {},
 };
@@ -38,7 +45,11 @@ interface Slot {
   output: IrqLine;
 }
 
-export interface HostBridgePorts { memory: Bus; io: Bus; log: Log }
+export interface HostBridgePorts {
+  memory: Bus;
+  io: Bus;
+  log: Log;
+}
 
 export class PciHostBridge implements Stateful {
   private readonly slots: (Slot | undefined)[] = new Array(SLOTS).fill(undefined);

@@ -8,7 +8,10 @@ function setUp({ icw4 = 0x01 } = {}) {
   });
   const master = (offset: number, value: number) => pic.masterPorts.write(offset, 1, value);
   const slave = (offset: number, value: number) => pic.slavePorts.write(offset, 1, value);
-  for (const [write, base, wiring] of [[master, 0x30, 4], [slave, 0x38, 2]] as const) {
+  for (const [write, base, wiring] of [
+    [master, 0x30, 4],
+    [slave, 0x38, 2],
+  ] as const) {
     write(0, 0x11);
     write(1, base);
     write(1, wiring);

@@ -29,7 +29,10 @@ class Chip {
   private poll = false;
 
   /** `cascaded`: inputs that have a chip of their own behind them. */
-  constructor(private readonly cascaded: number, private readonly changed: () => void) {}
+  constructor(
+    private readonly cascaded: number,
+    private readonly changed: () => void,
+  ) {}
 
   reset(): void {
     this.initialise();
@@ -189,10 +192,22 @@ class Chip {
 
   save(): Record<string, unknown> {
     return {
-      request: this.request, inService: this.inService, mask: this.mask, lines: this.lines, levels: this.levels, base: this.base,
-      lowest: this.lowest, step: ['ready', 'icw2', 'icw3', 'icw4'].indexOf(this.step), needsIcw4: this.needsIcw4, single: this.single,
-      autoEnd: this.autoEnd, rotateAutoEnd: this.rotateAutoEnd, fullyNested: this.fullyNested, specialMask: this.specialMask,
-      readInService: this.readInService, poll: this.poll,
+      request: this.request,
+      inService: this.inService,
+      mask: this.mask,
+      lines: this.lines,
+      levels: this.levels,
+      base: this.base,
+      lowest: this.lowest,
+      step: ['ready', 'icw2', 'icw3', 'icw4'].indexOf(this.step),
+      needsIcw4: this.needsIcw4,
+      single: this.single,
+      autoEnd: this.autoEnd,
+      rotateAutoEnd: this.rotateAutoEnd,
+      fullyNested: this.fullyNested,
+      specialMask: this.specialMask,
+      readInService: this.readInService,
+      poll: this.poll,
     };
   }
 

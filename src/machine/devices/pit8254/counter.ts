@@ -33,7 +33,10 @@ export class Counter {
   private latched: number[] = [];
   private latchedStatus = -1;
 
-  constructor(private readonly now: () => number, gate: boolean) {
+  constructor(
+    private readonly now: () => number,
+    gate: boolean,
+  ) {
     this.gate = gate;
   }
 
@@ -134,7 +137,7 @@ export class Counter {
         return this.gate ? (this.initial - (ticks % this.initial)) % modulus : this.initial % modulus;
       case 3:
         // Counts down by two, twice a period.
-        return this.gate ? (this.initial - ((2 * ticks) % this.initial)) % modulus & ~1 : this.initial % modulus;
+        return this.gate ? ((this.initial - ((2 * ticks) % this.initial)) % modulus) & ~1 : this.initial % modulus;
       default:
         return (((this.initial - ticks) % modulus) + modulus) % modulus;
     }
@@ -226,10 +229,21 @@ export class Counter {
 
   save(): unknown {
     return {
-      mode: this.mode, access: this.access, bcd: this.bcd, initial: this.initial, start: this.start, stopped: this.stopped,
-      running: this.running, loaded: this.loaded, nullCount: this.nullCount, gate: this.gate,
-      writeLow: this.writeLow, readHigh: this.readHigh,
-      latched: [...this.latched], latchedCount: this.latched.length, latchedStatus: this.latchedStatus,
+      mode: this.mode,
+      access: this.access,
+      bcd: this.bcd,
+      initial: this.initial,
+      start: this.start,
+      stopped: this.stopped,
+      running: this.running,
+      loaded: this.loaded,
+      nullCount: this.nullCount,
+      gate: this.gate,
+      writeLow: this.writeLow,
+      readHigh: this.readHigh,
+      latched: [...this.latched],
+      latchedCount: this.latched.length,
+      latchedStatus: this.latchedStatus,
     };
   }
 

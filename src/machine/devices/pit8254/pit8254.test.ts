@@ -24,7 +24,10 @@ function setUp() {
 }
 
 describe('8254', () => {
-  test.each([['rate generator', 0x34], ['square wave', 0x36]])('mode %s interrupts at its rate', (_name, control) => {
+  test.each([
+    ['rate generator', 0x34],
+    ['square wave', 0x36],
+  ])('mode %s interrupts at its rate', (_name, control) => {
     const { clock, irq, program } = setUp();
     program(0, control, 11932); // 100 Hz
     clock.advance(1e9);

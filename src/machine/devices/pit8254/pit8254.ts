@@ -6,7 +6,10 @@ import type { Clock, IrqLine, RegisterBlock, Stateful, Timer } from '../../ports
 import { readState } from '../../state.ts';
 import { Counter } from './counter.ts';
 
-export interface PitPorts { irq: IrqLine; clock: Clock }
+export interface PitPorts {
+  irq: IrqLine;
+  clock: Clock;
+}
 
 /** Shortest time between two interrupts that we serve, ns: a guest that programs less would only interrupt itself to death. */
 const LEAST_PERIOD = 20_000;

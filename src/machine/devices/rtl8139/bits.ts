@@ -8,8 +8,18 @@ export const COMMAND = { bufferEmpty: 0x01, transmit: 0x04, receive: 0x08, reset
 
 /** Interrupt mask and status, offsets 0x3c and 0x3e. */
 export const CAUSE = {
-  receiveOk: 1 << 0, receiveError: 1 << 1, transmitOk: 1 << 2, transmitError: 1 << 3, receiveUnavailable: 1 << 4, linkChange: 1 << 5,
-  fifoOverflow: 1 << 6, transmitUnavailable: 1 << 7, software: 1 << 8, cableLength: 1 << 13, timeout: 1 << 14, systemError: 1 << 15,
+  receiveOk: 1 << 0,
+  receiveError: 1 << 1,
+  transmitOk: 1 << 2,
+  transmitError: 1 << 3,
+  receiveUnavailable: 1 << 4,
+  linkChange: 1 << 5,
+  fifoOverflow: 1 << 6,
+  transmitUnavailable: 1 << 7,
+  software: 1 << 8,
+  cableLength: 1 << 13,
+  timeout: 1 << 14,
+  systemError: 1 << 15,
 } as const;
 
 /** Transmit configuration, offset 0x40. */
@@ -17,7 +27,12 @@ export const TRANSMIT_CONFIG = { loopback: 3 << 17 } as const;
 
 /** Receive configuration, offset 0x44. */
 export const RECEIVE_CONFIG = {
-  allPhysical: 1 << 0, physical: 1 << 1, multicast: 1 << 2, broadcast: 1 << 3, noWrap: 1 << 7, lengthShift: 11,
+  allPhysical: 1 << 0,
+  physical: 1 << 1,
+  multicast: 1 << 2,
+  broadcast: 1 << 3,
+  noWrap: 1 << 7,
+  lengthShift: 11,
 } as const;
 
 /** EEPROM command, offset 0x50: operating mode in bits 7 and 6, pins below. */
@@ -36,7 +51,13 @@ export const STATUS = { size: 0x1fff, own: 1 << 13, ok: 1 << 15, aborted: 1 << 3
 export const DESCRIPTOR = { own: 0x8000_0000, end: 1 << 30, first: 1 << 29, last: 1 << 28 } as const;
 /** First word of a transmit descriptor: command before, status after sending (9.1). */
 export const TRANSMIT = {
-  largeSend: 1 << 27, segmentShift: 16, segmentMask: 0x7ff, ipChecksum: 1 << 18, udpChecksum: 1 << 17, tcpChecksum: 1 << 16, length: 0xffff,
+  largeSend: 1 << 27,
+  segmentShift: 16,
+  segmentMask: 0x7ff,
+  ipChecksum: 1 << 18,
+  udpChecksum: 1 << 17,
+  tcpChecksum: 1 << 16,
+  length: 0xffff,
   /** What a finished descriptor keeps. */
   kept: 0x7000_ffff,
   error: 1 << 23,
@@ -45,7 +66,13 @@ export const TRANSMIT = {
 export const TRANSMIT_TAG = 1 << 17;
 /** First word of a receive descriptor: buffer size before, status after receiving (9.2). */
 export const RECEIVE = {
-  size: 0x1fff, multicast: 1 << 26, physical: 1 << 25, broadcast: 1 << 24, protocolShift: 16, ipFailed: 1 << 15, udpFailed: 1 << 14,
+  size: 0x1fff,
+  multicast: 1 << 26,
+  physical: 1 << 25,
+  broadcast: 1 << 24,
+  protocolShift: 16,
+  ipFailed: 1 << 15,
+  udpFailed: 1 << 14,
   tcpFailed: 1 << 13,
 } as const;
 /** Second word of a receive descriptor: a tag was taken out. */

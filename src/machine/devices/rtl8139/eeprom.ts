@@ -9,7 +9,12 @@ const SIGNATURE = 0x8129;
 /** First word of the station address. */
 export const ADDRESS_WORD = 7;
 
-export interface Identity { readonly vendor: number; readonly device: number; readonly subsystemVendor: number; readonly subsystem: number }
+export interface Identity {
+  readonly vendor: number;
+  readonly device: number;
+  readonly subsystemVendor: number;
+  readonly subsystem: number;
+}
 
 export function eepromContents(mac: Uint8Array, { vendor, device, subsystemVendor, subsystem }: Identity): Uint16Array {
   const words = new Uint16Array(MICROWIRE_WORDS);

@@ -76,7 +76,10 @@ export class GeneralTimer {
   private target = 0;
   private readonly timer: Timer;
 
-  constructor(private readonly clock: Clock, expired: () => void) {
+  constructor(
+    private readonly clock: Clock,
+    expired: () => void,
+  ) {
     this.timer = clock.timer(() => {
       expired();
       this.arm();

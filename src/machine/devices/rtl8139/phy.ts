@@ -28,7 +28,10 @@ export class Phy {
   private changed = false;
 
   /** `linkChanged` runs when the link goes up or down. */
-  constructor(private cable: boolean, private readonly linkChanged: () => void) {}
+  constructor(
+    private cable: boolean,
+    private readonly linkChanged: () => void,
+  ) {}
 
   get link(): boolean {
     return this.cable;

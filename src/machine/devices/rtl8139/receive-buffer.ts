@@ -18,7 +18,11 @@ const BY = { physical: 0x4000, broadcast: 0x2000, multicast: 0x8000 } as const;
 export class RingBuffer {
   private readonly header = new Uint8Array(HEADER);
 
-  constructor(private readonly registers: RegisterFile, private readonly dma: Dma, private readonly statistics: Statistics) {}
+  constructor(
+    private readonly registers: RegisterFile,
+    private readonly dma: Dma,
+    private readonly statistics: Statistics,
+  ) {}
 
   get empty(): boolean {
     return this.used === 0;

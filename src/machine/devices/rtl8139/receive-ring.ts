@@ -15,7 +15,11 @@ export class DescriptorRing {
   private readonly writtenBytes = new Uint8Array(8);
   private readonly written = new Uint32Array(this.writtenBytes.buffer);
 
-  constructor(private readonly registers: RegisterFile, private readonly dma: Dma, private readonly statistics: Statistics) {
+  constructor(
+    private readonly registers: RegisterFile,
+    private readonly dma: Dma,
+    private readonly statistics: Statistics,
+  ) {
     this.chain = new DescriptorChain(dma);
   }
 

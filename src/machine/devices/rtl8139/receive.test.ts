@@ -4,8 +4,23 @@ import { checksumAdd, checksumFinish } from '../../../base/internet-checksum.ts'
 import { multicastHash } from './filter.ts';
 import { REGISTER_SPACE } from './registers.ts';
 import {
-  type Bench, BROADCAST, createBench, END, FIRST, frameTo, give, LAST, MAC, OWN, packetTo, RING_SIZE, RX_BUFFER_SIZE, RX_BUFFERS, RX_RING,
-  startPlus, words,
+  type Bench,
+  BROADCAST,
+  createBench,
+  END,
+  FIRST,
+  frameTo,
+  give,
+  LAST,
+  MAC,
+  OWN,
+  packetTo,
+  RING_SIZE,
+  RX_BUFFER_SIZE,
+  RX_BUFFERS,
+  RX_RING,
+  startPlus,
+  words,
 } from './testing.ts';
 
 const GROUP = Uint8Array.of(0x01, 0x00, 0x5e, 0x00, 0x12, 0x34);
@@ -160,16 +175,26 @@ describe('checksum offload', () => {
     const [status] = words(bench, RX_RING, 0);
     return [(status >>> 16) & 3, (status >>> 13) & 7];
   };
-  test('good sums', () => expect([verdict(6), verdict(17)]).toEqual([[1, 0], [2, 0]]));
+  test('good sums', () =>
+    expect([verdict(6), verdict(17)]).toEqual([
+      [1, 0],
+      [2, 0],
+    ]));
   test('a bad payload', () => {
     const change = (frame: Uint8Array) => void (frame[100] ^= 1);
-    expect([verdict(6, change), verdict(17, change)]).toEqual([[1, 1], [2, 2]]);
+    expect([verdict(6, change), verdict(17, change)]).toEqual([
+      [1, 1],
+      [2, 2],
+    ]);
   });
   test('a bad header', () => expect(verdict(6, (frame) => void (frame[22] = 1))).toEqual([1, 4]));
   test('no UDP sum is not claimed to be checked', () => expect(verdict(17, (frame) => frame.fill(0, 40, 42))).toEqual([3, 0]));
   test('a fragment is not claimed to be checked', () => expect(verdict(6, (frame) => void (frame[20] = 0x20))[0]).toBe(3));
   test('a length beyond the frame, or short of the header', () => {
-    expect([verdict(6, (frame) => void (frame[16] = 0xff)), verdict(6, (frame) => frame.set([0, 10], 16))]).toEqual([[0, 0], [0, 0]]);
+    expect([verdict(6, (frame) => void (frame[16] = 0xff)), verdict(6, (frame) => frame.set([0, 10], 16))]).toEqual([
+      [0, 0],
+      [0, 0],
+    ]);
   });
   test('a transport header that does not fit', () => expect(verdict(6, (frame) => frame.set([0, 39], 16))[0]).toBe(3));
   test('not asked for', () => expect(verdict(6, () => {}, 0)).toEqual([0, 0]));
@@ -224,7 +249,12 @@ describe('C mode buffer', () => {
     bench.write('ISR', 1);
     expect([bench.read('ISR'), bench.line.level]).toEqual([0, false]);
   });
-  test.each([[0, 8192], [1, 16_384], [2, 32_768], [3, 65_536]])('length %i wraps at %i', (length, size) => {
+  test.each([
+    [0, 8192],
+    [1, 16_384],
+    [2, 32_768],
+    [3, 65_536],
+  ])('length %i wraps at %i', (length, size) => {
     const bench = begin(length << 11);
     let at = 0;
     let frames = 0;
@@ -314,18 +344,21 @@ describe('hostile rings', () => {
   test('any sequence of register accesses, frames and time ends', () => {
     const offset = fc.nat(REGISTER_SPACE - 4);
     const access = fc.record({ offset, size: fc.constantFrom(1, 2, 4), value: fc.nat(0xffff_ffff), write: fc.boolean() });
-    fc.assert(fc.property(fc.array(access, { maxLength: 60 }), fc.uint8Array({ minLength: 4096, maxLength: 4096 }), (accesses, memory) => {
-      const bench = createBench();
-      bench.memory.set(memory);
-      startPlus(bench, 0, 0x0f);
-      const registers = bench.card.bars[0]?.registers;
-      for (const { offset, size, value, write } of accesses) {
-        if (write) registers?.write(offset, size as 4, value % 2 ** (8 * size));
-        else expect(registers?.read(offset, size as 4)).toBeLessThan(2 ** (8 * size));
-        bench.backend.receive(frameTo(MAC, 60 + (value % 1400)));
-        registers?.write(0xd9, 1, 0xc1);
-        bench.advance(value % 100_000);
-      }
-    }), { numRuns: 200, seed: 8139 });
+    fc.assert(
+      fc.property(fc.array(access, { maxLength: 60 }), fc.uint8Array({ minLength: 4096, maxLength: 4096 }), (accesses, memory) => {
+        const bench = createBench();
+        bench.memory.set(memory);
+        startPlus(bench, 0, 0x0f);
+        const registers = bench.card.bars[0]?.registers;
+        for (const { offset, size, value, write } of accesses) {
+          if (write) registers?.write(offset, size as 4, value % 2 ** (8 * size));
+          else expect(registers?.read(offset, size as 4)).toBeLessThan(2 ** (8 * size));
+          bench.backend.receive(frameTo(MAC, 60 + (value % 1400)));
+          registers?.write(0xd9, 1, 0xc1);
+          bench.advance(value % 100_000);
+        }
+      }),
+      { numRuns: 200, seed: 8139 },
+    );
   });
 });

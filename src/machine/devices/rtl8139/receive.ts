@@ -30,8 +30,13 @@ export class Receiver {
 
   /** `allowed` says whether the card may do DMA; `ready` tells the back end that a refused frame may come again. */
   constructor(
-    private readonly registers: RegisterFile, dma: Dma, private readonly clock: Clock, private readonly interrupts: Interrupts,
-    private readonly statistics: Statistics, private readonly allowed: () => boolean, private readonly ready: () => void,
+    private readonly registers: RegisterFile,
+    dma: Dma,
+    private readonly clock: Clock,
+    private readonly interrupts: Interrupts,
+    private readonly statistics: Statistics,
+    private readonly allowed: () => boolean,
+    private readonly ready: () => void,
   ) {
     this.ring = new DescriptorRing(registers, dma, statistics);
     this.buffer = new RingBuffer(registers, dma, statistics);

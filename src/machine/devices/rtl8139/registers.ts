@@ -11,7 +11,11 @@ type Width = 1 | 2 | 4;
  * kept: survives the reset command, which leaves addresses and configuration (6, CR bit 4); locked: written in configuration mode only (6,
  * 9346CR); count: an array of registers, of which the name means the first.
  */
-interface Traits { kept?: true; locked?: true; count?: number }
+interface Traits {
+  kept?: true;
+  locked?: true;
+  count?: number;
+}
 type Row = readonly [offset: number, width: Width, reset: number, writable: number, traits?: Traits];
 
 const ALL = 0xffff_ffff;

@@ -2,7 +2,20 @@ import { describe, expect, test } from 'vitest';
 import { OFFSET } from './registers.ts';
 import { createRtl8139 } from './rtl8139.ts';
 import {
-  type Bench, BROADCAST, createBench, FIRST, frameTo, LAST, MAC, OWN, PEER, put, RX_BUFFERS, startPlus, TX_RING, words,
+  type Bench,
+  BROADCAST,
+  createBench,
+  FIRST,
+  frameTo,
+  LAST,
+  MAC,
+  OWN,
+  PEER,
+  put,
+  RX_BUFFERS,
+  startPlus,
+  TX_RING,
+  words,
 } from './testing.ts';
 
 /** Reads an EEPROM word as Linux does, with addresses of `addressBits`: select, clock out the command, clock in sixteen bits. */
@@ -33,7 +46,10 @@ describe('identity and EEPROM', () => {
   test('is an RTL8139C+ with the same registers by io and memory', () => {
     const { card } = createBench();
     expect([card.vendor, card.device, card.revision, card.classCode]).toEqual([0x10ec, 0x8139, 0x20, 0x020000]);
-    expect(card.bars.map((bar) => [bar?.kind, bar?.size])).toEqual([['io', 256], ['memory', 256]]);
+    expect(card.bars.map((bar) => [bar?.kind, bar?.size])).toEqual([
+      ['io', 256],
+      ['memory', 256],
+    ]);
     const [io, memory] = card.bars;
     io?.registers.write(OFFSET.TSAD0, 4, 0x1234_5678);
     expect(memory?.registers.read(OFFSET.TSAD0, 4)).toBe(0x1234_5678);
@@ -93,7 +109,12 @@ describe('registers', () => {
   test('writable bits are those of the data sheet', () => {
     const bench = createBench();
     const masks = [
-      ['IMR', 0xe1ff], ['RCR', 0x0f03_ffbf], ['CPCR', 0x7b], ['RDSAR0', 0xffff_ff00], ['MULINT', 0x0fff], ['ETTHR', 0x3f],
+      ['IMR', 0xe1ff],
+      ['RCR', 0x0f03_ffbf],
+      ['CPCR', 0x7b],
+      ['RDSAR0', 0xffff_ff00],
+      ['MULINT', 0x0fff],
+      ['ETTHR', 0x3f],
       ['CONFIG5', 0x7f],
     ] as const;
     for (const [name, mask] of masks) {
@@ -314,8 +335,16 @@ describe('bus mastering and snapshots', () => {
   test('a state that does not fit names its field', () => {
     const state = createBench().card.save() as Record<string, unknown>;
     const broken = [
-      ['registers', 'AA=='], ['unlocked', 1], ['eeprom', [1]], ['phy', {}], ['interrupts', {}], ['timer', { count: -1, target: 0 }],
-      ['transmit', { high: 64 }], ['receive', { index: 64 }], ['counters', {}], ['busMaster', 1],
+      ['registers', 'AA=='],
+      ['unlocked', 1],
+      ['eeprom', [1]],
+      ['phy', {}],
+      ['interrupts', {}],
+      ['timer', { count: -1, target: 0 }],
+      ['transmit', { high: 64 }],
+      ['receive', { index: 64 }],
+      ['counters', {}],
+      ['busMaster', 1],
     ] as const;
     for (const [field, value] of broken) {
       const named = field === 'counters' ? 'statistics' : field;

@@ -27,7 +27,12 @@ const EEPROM_WRITABLE = EEPROM.mode | EEPROM.select | EEPROM.clock | EEPROM.data
 const WORD = 0xffff;
 const DOUBLE_WORD = 0xffff_ffff;
 
-export interface Rtl8139Ports { irq: IrqLine; dma: Dma; clock: Clock; log: Log }
+export interface Rtl8139Ports {
+  irq: IrqLine;
+  dma: Dma;
+  clock: Clock;
+  log: Log;
+}
 export interface Rtl8139Options {
   /** Station address, six bytes, not multicast. */
   mac: Uint8Array;
@@ -73,7 +78,10 @@ class Card implements Rtl8139 {
   /** CR as it was before the write at hand. */
   private command = 0;
 
-  constructor(private readonly ports: Rtl8139Ports, options: Rtl8139Options) {
+  constructor(
+    private readonly ports: Rtl8139Ports,
+    options: Rtl8139Options,
+  ) {
     const { dma, clock, irq } = ports;
     const { counters, registers } = this;
     const mayDma = () => this.busMaster;
@@ -93,7 +101,10 @@ class Card implements Rtl8139 {
       read: (offset, size) => registers.read(offset, size),
       write: (offset, size, value) => registers.write(offset, size, value >>> 0),
     };
-    this.bars = [{ kind: 'io', size: REGISTER_SPACE, registers: block }, { kind: 'memory', size: REGISTER_SPACE, registers: block }];
+    this.bars = [
+      { kind: 'io', size: REGISTER_SPACE, registers: block },
+      { kind: 'memory', size: REGISTER_SPACE, registers: block },
+    ];
     this.backend.receive = (frame) => this.input(frame);
   }
 
@@ -120,9 +131,16 @@ class Card implements Rtl8139 {
 
   save(): unknown {
     return {
-      registers: saveBytes(this.registers.bytes), unlocked: this.registers.unlocked, eeprom: this.eeprom.save(), phy: this.phy.save(),
-      interrupts: this.interrupts.save(), timer: this.timer.save(), transmit: this.transmitter.save(), receive: this.receiver.save(),
-      counters: this.counters.save(), busMaster: this.busMaster,
+      registers: saveBytes(this.registers.bytes),
+      unlocked: this.registers.unlocked,
+      eeprom: this.eeprom.save(),
+      phy: this.phy.save(),
+      interrupts: this.interrupts.save(),
+      timer: this.timer.save(),
+      transmit: this.transmitter.save(),
+      receive: this.receiver.save(),
+      counters: this.counters.save(),
+      busMaster: this.busMaster,
     };
   }
 

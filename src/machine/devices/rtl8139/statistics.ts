@@ -4,8 +4,15 @@ import { readState } from '../../state.ts';
 export const TALLY_SIZE = 64;
 /** Tally counters that a virtual card ever counts: [name, offset, bytes]. Collisions, alignment and underrun errors do not happen here. */
 const TALLIES = [
-  ['txOk', 0, 8], ['rxOk', 8, 8], ['txError', 16, 8], ['rxError', 24, 4], ['rxMissed', 28, 2], ['rxOkPhysical', 40, 8],
-  ['rxOkBroadcast', 48, 8], ['rxOkMulticast', 56, 4], ['txAborted', 60, 2],
+  ['txOk', 0, 8],
+  ['rxOk', 8, 8],
+  ['txError', 16, 8],
+  ['rxError', 24, 4],
+  ['rxMissed', 28, 2],
+  ['rxOkPhysical', 40, 8],
+  ['rxOkBroadcast', 48, 8],
+  ['rxOkMulticast', 56, 4],
+  ['txAborted', 60, 2],
 ] as const;
 export type Tally = (typeof TALLIES)[number][0];
 
@@ -14,8 +21,16 @@ export type Destination = 'physical' | 'broadcast' | 'multicast';
 export class Statistics {
   /** Whole numbers since the VM started, never cleared by the guest. */
   readonly totals = {
-    rxFrames: 0, rxBytes: 0, rxFiltered: 0, rxDropped: 0, rxStalls: 0,
-    txFrames: 0, txBytes: 0, txDropped: 0, badDescriptors: 0, badRings: 0,
+    rxFrames: 0,
+    rxBytes: 0,
+    rxFiltered: 0,
+    rxDropped: 0,
+    rxStalls: 0,
+    txFrames: 0,
+    txBytes: 0,
+    txDropped: 0,
+    badDescriptors: 0,
+    badRings: 0,
   };
   /** Since power-up. */
   private readonly tallies = Object.fromEntries(TALLIES.map(([name]) => [name, 0])) as Record<Tally, number>;

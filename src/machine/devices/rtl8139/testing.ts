@@ -37,33 +37,40 @@ export function createBench(chip: Rtl8139Options['chip'] = 'c+', memorySize = 0x
     ready: () => void backend.readyCalls++,
     close: () => {},
   };
-  const card = createRtl8139({
-    irq: line,
-    dma: {
-      read(gpa, into) {
-        accesses++;
-        if (!inside(gpa, into.length)) {
-          into.fill(0xff);
-          return false;
-        }
-        into.set(memory.subarray(gpa, gpa + into.length));
-        return true;
+  const card = createRtl8139(
+    {
+      irq: line,
+      dma: {
+        read(gpa, into) {
+          accesses++;
+          if (!inside(gpa, into.length)) {
+            into.fill(0xff);
+            return false;
+          }
+          into.set(memory.subarray(gpa, gpa + into.length));
+          return true;
+        },
+        write(gpa, from) {
+          accesses++;
+          if (!inside(gpa, from.length)) return false;
+          memory.set(from, gpa);
+          return true;
+        },
       },
-      write(gpa, from) {
-        accesses++;
-        if (!inside(gpa, from.length)) return false;
-        memory.set(from, gpa);
-        return true;
-      },
+      clock,
+      log: silentLog,
     },
-    clock,
-    log: silentLog,
-  }, { mac: MAC, backend, chip });
+    { mac: MAC, backend, chip },
+  );
   const bar = card.bars[1];
   if (bar === undefined) throw new Error('no memory window');
   card.setBusMaster(true);
   return {
-    card, memory, sent, backend, line,
+    card,
+    memory,
+    sent,
+    backend,
+    line,
     view: new DataView(memory.buffer),
     dmaAccesses: () => accesses,
     advance: (ns) => clock.advance(ns),

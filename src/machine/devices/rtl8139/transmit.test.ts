@@ -1,7 +1,20 @@
 import { describe, expect, test } from 'vitest';
 import { checksumAdd, checksumFold } from '../../../base/internet-checksum.ts';
 import {
-  type Bench, createBench, END, FIRST, frameTo, HIGH_RING, LAST, OWN, packetTo, PEER, put, startPlus, TX_RING, words,
+  type Bench,
+  createBench,
+  END,
+  FIRST,
+  frameTo,
+  HIGH_RING,
+  LAST,
+  OWN,
+  packetTo,
+  PEER,
+  put,
+  startPlus,
+  TX_RING,
+  words,
 } from './testing.ts';
 
 const BUFFER = 0x8000;
@@ -226,10 +239,34 @@ describe('hostile rings', () => {
     expect([bench.sent.length, errorOf(bench), words(bench, TX_RING, 0)[0] >>> 31, bench.read('ISR') & 8]).toEqual([0, 0x0080_0000, 0, 8]);
   });
   test.each([
-    ['header beyond the packet', (packet: Uint8Array) => { packet[14] = 0x4f; }, 60],
-    ['TCP header beyond the packet', (packet: Uint8Array) => { packet[46] = 0xf0; }, 74],
-    ['TCP header too small', (packet: Uint8Array) => { packet[46] = 0x10; }, 74],
-    ['a fragment', (packet: Uint8Array) => { packet[20] = 0x20; }, 74],
+    [
+      'header beyond the packet',
+      (packet: Uint8Array) => {
+        packet[14] = 0x4f;
+      },
+      60,
+    ],
+    [
+      'TCP header beyond the packet',
+      (packet: Uint8Array) => {
+        packet[46] = 0xf0;
+      },
+      74,
+    ],
+    [
+      'TCP header too small',
+      (packet: Uint8Array) => {
+        packet[46] = 0x10;
+      },
+      74,
+    ],
+    [
+      'a fragment',
+      (packet: Uint8Array) => {
+        packet[20] = 0x20;
+      },
+      74,
+    ],
     ['too many segments', () => {}, 5000],
   ])('large send with %s', (_, change, size) => {
     const bench = started();
@@ -239,7 +276,13 @@ describe('hostile rings', () => {
     expect([bench.sent.length, errorOf(bench)]).toEqual([0, 0x0080_0000]);
   });
   test('checksums of headers that do not fit are left alone', () => {
-    for (const change of [[14, 0x4f], [14, 0x41], [16, 0xff], [20, 0x20], [17, 21]] as const) {
+    for (const change of [
+      [14, 0x4f],
+      [14, 0x41],
+      [16, 0xff],
+      [20, 0x20],
+      [17, 21],
+    ] as const) {
       const bench = started();
       const packet = packetTo(PEER, 6, 6);
       packet[change[0]] = change[1];

@@ -6,7 +6,17 @@
 import type { Clock, Dma, Timer } from '../../ports.ts';
 import { readState } from '../../state.ts';
 import {
-  CAUSE, COMMAND, DESCRIPTOR, MINIMUM_FRAME, PLUS, POLL, RING_LIMIT, STATUS, TRANSMIT, TRANSMIT_LIMIT, TRANSMIT_TAG,
+  CAUSE,
+  COMMAND,
+  DESCRIPTOR,
+  MINIMUM_FRAME,
+  PLUS,
+  POLL,
+  RING_LIMIT,
+  STATUS,
+  TRANSMIT,
+  TRANSMIT_LIMIT,
+  TRANSMIT_TAG,
 } from './bits.ts';
 import { DescriptorChain } from './chain.ts';
 import type { Interrupts } from './interrupts.ts';
@@ -24,7 +34,11 @@ const LEGACY_LIMIT = 1792;
 const STATUS_REGISTERS = ['TSD0', 'TSD1', 'TSD2', 'TSD3'] as const;
 const ADDRESS_REGISTERS = ['TSAD0', 'TSAD1', 'TSAD2', 'TSAD3'] as const;
 
-interface Ring { readonly base: RegisterName; readonly poll: number; index: number }
+interface Ring {
+  readonly base: RegisterName;
+  readonly poll: number;
+  index: number;
+}
 
 export class Transmitter {
   private readonly high: Ring = { base: 'TSAD2', poll: POLL.high, index: 0 };
@@ -42,9 +56,13 @@ export class Transmitter {
 
   /** `emit` takes a finished frame; `allowed` says whether the card may do DMA. */
   constructor(
-    private readonly registers: RegisterFile, private readonly dma: Dma, private readonly clock: Clock,
-    private readonly interrupts: Interrupts, private readonly statistics: Statistics,
-    private readonly allowed: () => boolean, private readonly emit: (frame: Uint8Array) => void,
+    private readonly registers: RegisterFile,
+    private readonly dma: Dma,
+    private readonly clock: Clock,
+    private readonly interrupts: Interrupts,
+    private readonly statistics: Statistics,
+    private readonly allowed: () => boolean,
+    private readonly emit: (frame: Uint8Array) => void,
   ) {
     this.chain = new DescriptorChain(dma);
     this.continuation = clock.timer(() => this.run());

@@ -234,7 +234,10 @@ export class Uart16550 implements RegisterBlock, Stateful {
     this.modemControl = value;
     // In loop mode the outputs DTR, RTS, OUT1, OUT2 feed the inputs DSR, CTS, RI, DCD.
     const looped =
-      (value & MCR.dtr ? MSR.dsr : 0) | (value & MCR.rts ? MSR.cts : 0) | (value & MCR.out1 ? MSR.ri : 0) | (value & MCR.out2 ? MSR.dcd : 0);
+      (value & MCR.dtr ? MSR.dsr : 0) |
+      (value & MCR.rts ? MSR.cts : 0) |
+      (value & MCR.out1 ? MSR.ri : 0) |
+      (value & MCR.out2 ? MSR.dcd : 0);
     const lines = this.loop ? looped : CONNECTED;
     const changed = lines ^ this.modemLines;
     // The ring indicator's delta bit is set by its trailing edge only.
@@ -283,10 +286,19 @@ export class Uart16550 implements RegisterBlock, Stateful {
       at += rest.length;
     }
     return {
-      interruptEnable: this.interruptEnable, fifoControl: this.fifoControl, lineControl: this.lineControl, modemControl: this.modemControl,
-      lineErrors: this.lineErrors, modemLines: this.modemLines, modemDelta: this.modemDelta, scratch: this.scratch, divisor: this.divisor,
-      transmitPending: this.transmitPending, transmitArmed: this.transmitArmed,
-      fifo: saveBytes(Uint8Array.from(this.fifo)), waiting: saveBytes(waiting),
+      interruptEnable: this.interruptEnable,
+      fifoControl: this.fifoControl,
+      lineControl: this.lineControl,
+      modemControl: this.modemControl,
+      lineErrors: this.lineErrors,
+      modemLines: this.modemLines,
+      modemDelta: this.modemDelta,
+      scratch: this.scratch,
+      divisor: this.divisor,
+      transmitPending: this.transmitPending,
+      transmitArmed: this.transmitArmed,
+      fifo: saveBytes(Uint8Array.from(this.fifo)),
+      waiting: saveBytes(waiting),
     };
   }
 

@@ -5,14 +5,19 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { UserError } from '../base/errors.ts';
-import { describeModule } from './describe.ts';
-import { linkModule } from './link.ts';
+import { UserError } from '../../src/base/errors.ts';
+import { describeModule } from '../../src/linker/describe.ts';
+import { linkModule } from '../../src/linker/link.ts';
 import { findModules, strayAddresses, strayBranches } from './stock-testing.ts';
 
 const found = findModules();
 const folder = 'folder' in found ? found.folder : '';
-const modules = folder === '' ? [] : readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith('.ko')).sort();
+const modules =
+  folder === ''
+    ? []
+    : readdirSync(folder, { recursive: true, encoding: 'utf8' })
+        .filter((path) => path.endsWith('.ko'))
+        .sort();
 const ALL = process.env.PORTCULLIS_ALL_MODULES === '1';
 /** Every so many-th module is disassembled. */
 const SAMPLE = 41;

@@ -6,11 +6,11 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { parseManifest } from '../policy/schema.ts';
-import { describeModule } from './describe.ts';
-import { linkModule } from './link.ts';
+import { parseManifest } from '../../src/policy/schema.ts';
+import { describeModule } from '../../src/linker/describe.ts';
+import { linkModule } from '../../src/linker/link.ts';
 import { findModules, strayAddresses, strayBranches } from './stock-testing.ts';
-import { verifyLinked } from './verify.ts';
+import { verifyLinked } from '../../src/linker/verify.ts';
 
 const MODULES = ['e1000', 'e1000e', '8139cp', 'virtio_net', '8021q', 'mii'];
 
@@ -63,7 +63,9 @@ describe.skipIf('missing' in found)('stock modules', () => {
     expect(strayAddresses(image, manifest)).toEqual([]);
     const entry = manifest.gates.find(({ symbol }) => symbol === 'e1000_probe');
     const gates = manifest.gates.filter((gate) => gate !== entry);
-    expect(strayAddresses(image, { ...manifest, gates })).toEqual([expect.stringContaining(`hands out .text.guard+0x${entry?.offset.toString(16)}`)]);
+    expect(strayAddresses(image, { ...manifest, gates })).toEqual([
+      expect.stringContaining(`hands out .text.guard+0x${entry?.offset.toString(16)}`),
+    ]);
   });
 
   test("mii's exports are entries", () => {

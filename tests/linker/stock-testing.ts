@@ -5,11 +5,11 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic } from 'iced-x86';
-import { R } from '../elf/constants.ts';
-import type { ElfObject, Relocation, Section } from '../elf/object.ts';
-import { readObject } from '../elf/read.ts';
-import { cachedKernel } from '../guest/fetch.ts';
-import { GATE_SECTION, type Manifest } from '../policy/manifest.ts';
+import { R } from '../../src/elf/constants.ts';
+import type { ElfObject, Relocation, Section } from '../../src/elf/object.ts';
+import { readObject } from '../../src/elf/read.ts';
+import { cachedKernel } from '../../src/guest/fetch.ts';
+import { GATE_SECTION, type Manifest } from '../../src/policy/manifest.ts';
 
 /** The folder lib/modules/RELEASE, or why there is none. */
 export function findModules(): { folder: string } | { missing: string } {
@@ -111,7 +111,8 @@ export function strayAddresses(image: Uint8Array, manifest: Manifest): string[] 
       if (type === R.none || typeof symbol.place === 'string' || !symbol.place.executable || branches?.has(relocation)) continue;
       const relative = section.executable && (type === R.pc32 || type === R.plt32);
       const target = symbol.value + addend + (relative ? 4 : 0);
-      if (symbol.place !== gates || !entries.has(target)) stray.push(`${section.name}+0x${offset.toString(16)} hands out ${symbol.place.name}+0x${target.toString(16)}`);
+      if (symbol.place !== gates || !entries.has(target))
+        stray.push(`${section.name}+0x${offset.toString(16)} hands out ${symbol.place.name}+0x${target.toString(16)}`);
     }
   }
   return stray;
