@@ -141,6 +141,13 @@ describe('private stacks', () => {
 
   test('P12 a CPU that is taken out while on one finds itself on the kernel stack', () => {
     const guest = withStack();
+    const kernel = switchStack(guest);
+    guest.monitor.reset(guest.cpu);
+    expect([guest.inside(), guest.rsp()]).toEqual([false, kernel]);
+  });
+
+  test('P12 the end of the module takes it back to the caller of its entry', () => {
+    const guest = withStack();
     switchStack(guest);
     guest.monitor.end();
     expect([guest.inside(), guest.rip(), guest.rsp()]).toEqual([false, KERNEL_TEXT, ENTRY_RSP]); // as if the call had failed
