@@ -12,7 +12,7 @@ export const RFLAGS = 0x088; // u64; while running: system flags only (DF IF TF 
 export const ZERO = 0x090; // u64, always 0: the "no register" of addressing
 export const PAGE_BASE = 0x098; // u64, linear address of the page that is executing, less CS base (so: RIP of its first byte)
 
-// 0x100..0x1ff: interpreter (H1). Lazy flags: operands and result are sign-extended to 64 bits.
+// 0x100..0x1ff: interpreter. Lazy flags: operands and result are sign-extended to 64 bits.
 export const LF_RESULT = 0x100; // i64
 export const LF_A = 0x108; // i64
 export const LF_B = 0x110; // i64
@@ -31,7 +31,7 @@ export const STAT_RECORDS = 0x154;
 export const STAT_PAGE_DROPS = 0x158; // pages of decoded code dropped by writes
 export const STAT_POOL_DROPS = 0x15c; // times that all decoded code was dropped, the pool being full
 
-// 0x200..0x5ff: system state (H2)
+// 0x200..0x5ff: system state
 export const SEG_BASE = 0x200; // 8 x u64 in order ES CS SS DS FS GS TR LDTR
 export const SEG_LIMIT = 0x240; // 8 x u32
 export const SEG_SELECTOR = 0x260; // 8 x u16
@@ -105,7 +105,7 @@ export const RESTART_RIP = 0x4b0; // u64, RIP of the RDMSR or WRMSR that left by
 export const FILLS = 0x4a0; // u64, TLB fills
 export const FLUSHES = 0x4a8; // u64, translation sets cleared
 
-// 0x600..0xbff: vector unit (H3)
+// 0x600..0xbff: vector unit
 export const FPR = 0x600; // 8 x 16 bytes: 64-bit significand, 16-bit sign and exponent; physical registers R0..R7
 export const FCW = 0x680; // u16
 export const FSW = 0x682; // u16, TOP inside
