@@ -18,7 +18,7 @@ export type NetSpec =
 
 /** One line each for help texts. */
 export const NET_FORMS: readonly (readonly [form: string, meaning: string])[] = [
-  ['peer', 'built-in host at 10.0.2.2 with DHCP, ping and a web server (the default)'],
+  ['peer', 'built-in host at 10.0.2.2 with DHCP, ping and a web server (what the main job uses)'],
   ['user', "the host's network through passt, without root"],
   ['stream:unix:PATH', "connect to a unix socket in QEMU's stream framing"],
   ['stream:tcp:HOST:PORT', 'the same over TCP'],
