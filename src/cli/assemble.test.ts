@@ -27,3 +27,15 @@ test('a model stays with its network in a list from the environment', () => {
   vi.stubEnv('PORTCULLIS_NET', 'peer,model=rtl8139,none');
   expect(resolveRunOptions({}, undefined).net).toEqual(['peer,model=rtl8139', 'none']);
 });
+
+test('a card has an address of its own, or the one that is given', () => {
+  const macs = (nets: string[], machine?: number) => cardsOf(nets, [], machine).map(({ mac }) => mac);
+  expect(macs(['peer', 'peer'])).toEqual(['52:54:00:12:34:56', '52:54:00:12:34:57']);
+  expect(macs(['hub:lan'], 1)).toEqual(['52:54:00:12:35:56']);
+  expect(macs(['hub:lan,mac=52:54:00:AA:00:01,model=rtl8139', 'peer,model=e1000,mac=02:00:00:00:00:01'])).toEqual([
+    '52:54:00:aa:00:01',
+    '02:00:00:00:00:01',
+  ]);
+  expect(models('hub:lan,mac=52:54:00:AA:00:01,model=rtl8139')).toEqual([['hub', 'rtl8139']]);
+  for (const mac of ['', '52:54', '53:54:00:00:00:01', 'x2:54:00:00:00:01']) expect(() => macs([`peer,mac=${mac}`])).toThrow(UserError);
+});

@@ -7,6 +7,7 @@ import { fetchBusybox, fetchKernel, fetchPasst } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
 import { readKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
+import { parseMac } from '../net/ethernet.ts';
 import { parseNet } from '../net/index.ts';
 import { parseJson, parseManifest } from '../policy/schema.ts';
 import { checkVmmKey } from '../policy/seal.ts';
@@ -24,26 +25,39 @@ const MOST_CARDS = 32 - FIRST_CARD_SLOT;
 
 export const pciAddress = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
 
-export function cardsOf(nets: readonly string[], captures: readonly string[]): CardConfig[] {
+/** `machine`: which of the machines of this process, so that each card on a hub has an address of its own. Throws UserError. */
+export function cardsOf(nets: readonly string[], captures: readonly string[], machine = 0): CardConfig[] {
   if (nets.length > MOST_CARDS) throw new UserError(`${nets.length} network cards; there are slots for ${MOST_CARDS}`, 'give fewer --net');
   if (captures.length > nets.length)
     throw new UserError(`${captures.length} captures for ${nets.length} cards`, 'give at most one --pcap for each --net');
+  const hexByte = (value: number) => value.toString(16).padStart(2, '0');
   return nets.map((text, index) => ({
+    mac: `52:54:00:12:${hexByte(0x34 + machine)}:${hexByte(0x56 + index)}`,
     ...parseCard(text),
     slot: FIRST_CARD_SLOT + index,
-    mac: `52:54:00:12:34:${(0x56 + index).toString(16).padStart(2, '0')}`,
     pcap: captures[index],
   }));
 }
 
-/** `BACKEND` or `BACKEND,model=MODEL`. */
-function parseCard(text: string): Pick<CardConfig, 'model' | 'net'> {
-  const match = /^(.*),model=([^,]*)$/s.exec(text);
-  if (match === null) return { net: parseNet(text) };
-  const model = CARD_MODELS.find((name) => name === match[2]);
-  if (model === undefined)
-    throw new UserError(`--net ${text}: there is no card model "${match[2]}"`, `use one of ${CARD_MODELS.join(', ')}`);
-  return { model, net: parseNet(match[1]) };
+const CARD_SETTING = /^(.*),(model|mac)=([^,]*)$/s;
+
+/** `BACKEND`, with `,model=MODEL` and `,mac=ADDRESS` behind it. What stands before a setting that was given already belongs to the back end. */
+function parseCard(text: string): Pick<CardConfig, 'model' | 'net'> & { mac?: string } {
+  let rest = text;
+  const settings: { model?: string; mac?: string } = {};
+  for (let match = CARD_SETTING.exec(rest); match !== null; match = CARD_SETTING.exec(rest)) {
+    const [, before, name, value] = match as unknown as [string, string, 'model' | 'mac', string];
+    if (settings[name] !== undefined) break;
+    settings[name] = value;
+    rest = before;
+  }
+  const net = parseNet(rest);
+  const model = CARD_MODELS.find((name) => name === settings.model);
+  if (settings.model !== undefined && model === undefined)
+    throw new UserError(`--net ${text}: there is no card model "${settings.model}"`, `use one of ${CARD_MODELS.join(', ')}`);
+  if (settings.mac === undefined) return { model, net };
+  parseMac(settings.mac);
+  return { model, net, mac: settings.mac.toLowerCase() };
 }
 
 function vmmKeyOf(path: string): string {
@@ -106,9 +120,10 @@ export function processors({ cpus, cores = cpus, pin = [], seed }: RunOptions): 
   return { cpus, cores, pins: pin, seed };
 }
 
-export async function assemble(options: RunOptions, progress: Progress): Promise<VmConfig> {
+/** Reads and checks what a run needs. `machine`: which of the machines of this process, from 0. Throws UserError. */
+export async function assemble(options: RunOptions, progress: Progress, machine = 0): Promise<VmConfig> {
   // What is quick to check comes first: nobody should wait for a download to hear of a slip.
-  const cards = cardsOf(options.net, options.pcap);
+  const cards = cardsOf(options.net, options.pcap, machine);
   const modules = registeredModules(options);
   const trustedKeys = options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8'));
   const vmmKey = options.vmmKey === undefined ? undefined : vmmKeyOf(options.vmmKey);

@@ -9,6 +9,7 @@ import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
 import { addKeyCommands } from './keys.ts';
+import { addGroupCommand } from './group.ts';
 import { addLinkCommands } from './link.ts';
 import { reportError } from './output.ts';
 import { addRunCommand } from './run.ts';
@@ -51,6 +52,7 @@ ${exitTable}
 
 addDemoCommand(program);
 addRunCommand(program);
+addGroupCommand(program);
 addLinkCommands(program);
 addKeyCommands(program);
 addBuildModuleCommand(program);

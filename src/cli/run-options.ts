@@ -194,7 +194,11 @@ const GROUP_TITLES: Record<OptionRow['group'], string> = {
 
 /** What `--net` takes, for help texts. */
 export function networksHelp(): string {
-  const forms = [...NET_FORMS, ['FORM,model=MODEL', `another card than e1000: ${CARD_MODELS.join(', ')}`] as const];
+  const forms = [
+    ...NET_FORMS,
+    ['FORM,model=MODEL', `another card than e1000: ${CARD_MODELS.join(', ')}`] as const,
+    ['FORM,mac=ADDRESS', "the card's address; default: 52:54:00:12:34:56 and up"] as const,
+  ];
   return `\nNetworks:\n${columns(forms.map(([form, meaning]) => [`  ${form}`, meaning]))}\n`;
 }
 
@@ -214,8 +218,8 @@ export function resolveRunOptions(flags: Record<string, unknown>, configFile: st
   const merged: Record<string, unknown> = configFile === undefined ? {} : readConfig(configFile);
   for (const [name, row] of Object.entries(RUN_OPTIONS)) {
     const value = process.env[environmentName(name)];
-    // Lists are separated by commas; one may stand before a card's model.
-    if (value !== undefined) merged[name] = row.flags.includes('...') ? value.split(/,(?!model=)/) : value;
+    // Lists are separated by commas; one may stand before a setting of a card.
+    if (value !== undefined) merged[name] = row.flags.includes('...') ? value.split(/,(?!model=|mac=)/) : value;
     if (flags[name] !== undefined) merged[name] = flags[name];
   }
   const result = runSchema.safeParse(merged);
