@@ -124,10 +124,31 @@ export interface View {
   /** Guest physical ranges, out of the hidden ones, that this view reaches. Takes effect at once on CPUs in the view. */
   setWindows(ranges: readonly PhysicalRange[]): void;
   setAllowed(instructions: ReadonlySet<Instruction>): void;
+  /**
+   * With a shadow stack, CALL in this view also puts its return address, and where on the stack it lies, on `Cpu.shadowStack`, and RET goes only where
+   * the newest entry says, from that place, and takes it off. Anything else exits ('shadow-stack'). Off in a new view; no CPU may be in the view.
+   * Throws RangeError for the untrusted view, and where `Engine.shadowStacks` is false.
+   */
+  setShadowStack(on: boolean): void;
   /** Read back from the engine's own state, for the invariant watch. */
   readonly windows: readonly PhysicalRange[];
   readonly allowed: ReadonlySet<Instruction>;
   readonly fixedPages: readonly FixedPage[];
+  readonly shadowStack: boolean;
+}
+
+/** Entries that a virtual CPU's shadow stack holds. */
+export const SHADOW_STACK_DEPTH = 64;
+
+/**
+ * The calls that the code in a view with a shadow stack has not returned from, in memory that no guest address reaches. Like the registers it belongs
+ * to the virtual CPU and is the embedder's to save, empty and restore: the engine changes it by CALL and RET alone, and empties it at a reset.
+ */
+export interface ShadowStack {
+  /** Oldest first, four an entry: low and high half of the return address, then of the address of the stack slot that it lies in. */
+  readonly halves: Uint32Array;
+  /** Entries in use, 0 to SHADOW_STACK_DEPTH. */
+  depth: number;
 }
 
 /** Guest RAM, shared by CPUs and devices, zeroed at the start. */
@@ -151,6 +172,8 @@ export interface PendingEvent {
   address: bigint;
 }
 
+export type ShadowStackReason = 'mismatch' | 'full' | 'far';
+
 /**
  * Why `run` came back. One object per kind and CPU is reused: copy what must outlive the next `run`.
  *
@@ -167,6 +190,8 @@ export interface PendingEvent {
  *    instruction (faults), or of the next one (interrupts, traps). Deliver it with `Cpu.deliver` after leaving the view; if not, it is lost (except
  *    `interrupt`, which had been taken from `inject`).
  *  - fetch: the next instruction lies in a page that may not be executed in this view. RIP is that address; nothing has been executed.
+ *  - shadow-stack: in a view with a shadow stack, a return would go elsewhere than its call said ('mismatch'; `found` is where, NaN if not canonical),
+ *    a call found the shadow stack full ('full'), or RETF or IRET was reached ('far'). RIP is that instruction's; nothing has been executed.
  *  - window: `requestInterruptWindow` was asked and the CPU can now take an interrupt.
  *  - eoi-free, apic etc. do not exist: the engines have no interrupt controller.
  *  - budget: the time `until` was reached, `kick` was called, or PAUSE was executed in a run that `yields`.
@@ -181,6 +206,7 @@ export type Exit =
   | { kind: 'msr'; write: boolean; index: number }
   | { kind: 'event'; event: PendingEvent }
   | { kind: 'fetch'; address: number }
+  | { kind: 'shadow-stack'; reason: ShadowStackReason; found: number }
   | { kind: 'window' }
   | { kind: 'budget' }
   | { kind: 'shutdown' }
@@ -193,6 +219,8 @@ export interface Cpu {
   /** 0 to 3. */
   readonly privilegeLevel: number;
   readonly view: View;
+  /** Valid, and may be written, whenever `run` is not executing. Where `Engine.shadowStacks` is false its depth stays 0. */
+  readonly shadowStack: ShadowStack;
 
   /** Executes until the engine's clock reaches `until` (ns) or something else ends it; with `yields`, a PAUSE does: others wait for this thread. */
   run(until: number, yields?: boolean): Exit;
@@ -266,6 +294,8 @@ export interface Engine {
   readonly clock: EngineClock;
   readonly cpus: readonly Cpu[];
   readonly untrusted: View;
+  /** True if views can have a shadow stack. */
+  readonly shadowStacks: boolean;
   /** Every module view there is now. `id`s are never used twice. */
   readonly views: Iterable<View>;
   /** Guest time-stamp counter frequency, Hz. TSC = f(clock.now()) + IA32_TSC_ADJUST. */

@@ -3,6 +3,7 @@
  *
  * Which crossing an exit is, stands here; how a crossing is done, in border.ts; how a module is recognised, in loader.ts.
  */
+import { unreachable } from '../base/errors.ts';
 import { hex } from '../base/hex.ts';
 import type { Log } from '../base/log.ts';
 import { PAGE_SIZE, REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
@@ -146,6 +147,8 @@ export class Monitor {
         return this.event(cpu, exit.event);
       case 'mmio':
         return exit.write && exit.gpa < this.engine.memory.size ? this.ramWrite(cpu, exit.gpa, exit.size, exit.value) : 'not-mine';
+      case 'shadow-stack':
+        return this.shadowStack(cpu, exit);
       case 'halt':
       case 'mwait':
       case 'msr':
@@ -355,6 +358,23 @@ export class Monitor {
     count(instance, -1);
     instance.indirectCalls += 1;
     return 'handled';
+  }
+
+  /** A return that the shadow stack does not know, or a call that it has no room for: somebody changed the stack under the running module. */
+  private shadowStack(cpu: Cpu, { reason, found }: Extract<Exit, { kind: 'shadow-stack' }>): Verdict {
+    const inside = this.border.inside[cpu.index];
+    if (inside === null) return 'not-mine';
+    const at = hex(registerAddress(cpu.registers, REG.rip));
+    switch (reason) {
+      case 'mismatch':
+        return this.violation(cpu, inside, 'shadow-stack', `the return at ${at} found ${Number.isNaN(found) ? 'no address' : hex(found)}`);
+      case 'far':
+        return this.violation(cpu, inside, 'shadow-stack', `a far return at ${at}`);
+      case 'full':
+        return this.violation(cpu, inside, 'stack-depth', `the call at ${at}`);
+      default:
+        return unreachable(reason);
+    }
   }
 
   private event(cpu: Cpu, event: PendingEvent): Verdict {

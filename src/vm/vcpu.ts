@@ -151,7 +151,7 @@ export class Vcpu implements Schedulable {
     let exit = first;
     // Border crossings come in thousands: stay in this loop while there are no others. The turn is not renewed, or a guest that does
     // nothing else would never let the outside in.
-    while (exit.kind === 'io' || exit.kind === 'fetch' || exit.kind === 'event') {
+    while (exit.kind === 'io' || exit.kind === 'fetch' || exit.kind === 'event' || exit.kind === 'shadow-stack') {
       if (exit.kind === 'io' && exit.port !== GATE_PORT) break;
       const verdict = guard.handle(cpu, exit);
       if (verdict !== 'handled') {

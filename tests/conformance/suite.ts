@@ -8,6 +8,7 @@ import { Guest } from './guest.ts';
 import { identityTests } from './identity.ts';
 import { modeTests } from './modes.ts';
 import { pagingTests } from './paging.ts';
+import { shadowStackTests } from './shadow-stack.ts';
 import { smpTests } from './smp.ts';
 import { systemTests } from './system.ts';
 import { viewTests } from './views.ts';
@@ -47,6 +48,9 @@ export function conformance(name: string, createEngine: CreateEngine): void {
     });
     describe('views', () => {
       viewTests(boot);
+    });
+    describe('shadow stack', () => {
+      shadowStackTests(boot);
     });
     describe('several CPUs', () => {
       smpTests(boot);

@@ -2,7 +2,16 @@
  * A scripted engine: memory, page tables, registers and views are real, execution is the test's. It proves that the contract alone is
  * enough for the monitor, and checks the contract's rules on the way: what an engine would reject, throws here.
  */
-import { PAGE_SIZE, PERMISSION, REGISTER_COUNT, REG, setRegisterAddress } from '../contract.ts';
+import {
+  joinAddress,
+  PAGE_SIZE,
+  PERMISSION,
+  REGISTER_COUNT,
+  REG,
+  registerAddress,
+  setRegisterAddress,
+  SHADOW_STACK_DEPTH,
+} from '../contract.ts';
 import type {
   Cpu,
   Engine,
@@ -28,6 +37,7 @@ class FakeView implements View {
   fixedPages: readonly FixedPage[] = [];
   windows: readonly PhysicalRange[] = [];
   allowed: ReadonlySet<Instruction> = new Set();
+  shadowStack = false;
   destroyed = false;
 
   constructor(
@@ -58,10 +68,17 @@ class FakeView implements View {
   setAllowed(instructions: ReadonlySet<Instruction>): void {
     this.allowed = new Set(instructions);
   }
+
+  setShadowStack(on: boolean): void {
+    if (this.id === 0 || !this.engine.shadowStacks) throw new RangeError(`view ${this.name} cannot have a shadow stack`);
+    if (this.engine.cpus.some((cpu) => cpu.view === this)) throw new Error(`view ${this.name} is current`);
+    this.shadowStack = on;
+  }
 }
 
 export class FakeCpu implements Cpu {
   readonly registers: Registers;
+  readonly shadowStack = { halves: new Uint32Array(4 * SHADOW_STACK_DEPTH), depth: 0 };
   privilegeLevel = 0;
   view: View;
   canInterrupt = true;
@@ -98,6 +115,38 @@ export class FakeCpu implements Cpu {
   out(address: number, port: number): Exit {
     setRegisterAddress(this.registers, REG.rip, address + 2);
     return { kind: 'io', port, size: 1, write: true, value: 0, address };
+  }
+
+  /** CALL: the exit where there is no room on the shadow stack, else undefined. The target is the test's business. */
+  call(back: number): Exit | undefined {
+    const rsp = registerAddress(this.registers, REG.rsp) - 8;
+    const { shadowStack } = this;
+    if (this.view.shadowStack) {
+      if (shadowStack.depth === SHADOW_STACK_DEPTH) return { kind: 'shadow-stack', reason: 'full', found: Number.NaN };
+      for (const [index, address] of [back, rsp].entries()) {
+        shadowStack.halves[4 * shadowStack.depth + 2 * index] = address >>> 0;
+        shadowStack.halves[4 * shadowStack.depth + 2 * index + 1] = Math.floor(address / 0x1_0000_0000) >>> 0;
+      }
+      shadowStack.depth += 1;
+    }
+    this.engine.store(this.translate(rsp, true), back);
+    setRegisterAddress(this.registers, REG.rsp, rsp);
+    return undefined;
+  }
+
+  /** RET: where it goes, or the exit where the shadow stack does not say so. */
+  ret(): number | Exit {
+    const rsp = registerAddress(this.registers, REG.rsp);
+    const to = this.engine.load(this.translate(rsp, false));
+    const { shadowStack } = this;
+    if (this.view.shadowStack) {
+      const [low, high, slotLow, slotHigh] = shadowStack.halves.subarray(4 * shadowStack.depth - 4, 4 * shadowStack.depth);
+      if (shadowStack.depth === 0 || joinAddress(low, high) !== to || joinAddress(slotLow, slotHigh) !== rsp)
+        return { kind: 'shadow-stack', reason: 'mismatch', found: to };
+      shadowStack.depth -= 1;
+    }
+    setRegisterAddress(this.registers, REG.rsp, rsp + 8);
+    return to;
   }
 
   /** The guest jumps to `address`, which it may not execute. */
@@ -162,6 +211,7 @@ export class FakeCpu implements Cpu {
   }
   reset(): void {
     this.registers.words.fill(0n);
+    this.shadowStack.depth = 0;
     this.view = this.engine.untrusted;
   }
   translate(address: number, write: boolean): number {
@@ -181,6 +231,7 @@ export class FakeEngine implements Engine {
   readonly cpus: readonly FakeCpu[];
   readonly untrusted: View;
   readonly tscFrequency = 1e9;
+  readonly shadowStacks: boolean;
   hidden: readonly PhysicalRange[] = [];
   time = 0;
   readonly clock: EngineClock = {
@@ -197,15 +248,27 @@ export class FakeEngine implements Engine {
   private nextView = 1;
   private nextPage = 0;
 
-  constructor(options: { memorySize?: number; cpus?: number; hostPages?: number } = {}) {
+  constructor(options: { memorySize?: number; cpus?: number; hostPages?: number; shadowStacks?: boolean } = {}) {
     const size = options.memorySize ?? 16 << 20;
     const bytes = new Uint8Array(size);
     this.memory = { size, bytes, words: new Uint32Array(bytes.buffer), written: (gpa, length) => this.announced.push({ gpa, length }) };
     this.limit = options.hostPages ?? 4096;
+    this.shadowStacks = options.shadowStacks ?? true;
     this.untrusted = new FakeView(0, 'untrusted', this);
     this.cpus = Array.from({ length: options.cpus ?? 1 }, (_, index) => new FakeCpu(index, this));
   }
   private readonly limit: number;
+
+  /** The word at a guest physical address as a linear address, NaN if it is none. */
+  load(gpa: number): number {
+    const { words } = this.memory;
+    return joinAddress(words[gpa >>> 2], words[(gpa >>> 2) + 1]);
+  }
+  store(gpa: number, address: number): void {
+    const { words } = this.memory;
+    words[gpa >>> 2] = address >>> 0;
+    words[(gpa >>> 2) + 1] = Math.floor(address / 0x1_0000_0000) >>> 0;
+  }
 
   /** Host pages in use. */
   get allocated(): number {

@@ -1,7 +1,7 @@
 /** A virtual CPU: drives one instance of the core, in slices, and turns what it comes back with into the contract's exits. */
 
-import type { Cpu, Exit, PendingEvent, Registers, SystemRegisters, View } from '../contract.ts';
-import { REG, REGISTER_COUNT } from '../contract.ts';
+import type { Cpu, Exit, PendingEvent, Registers, ShadowStack, SystemRegisters, View } from '../contract.ts';
+import { REG, REGISTER_COUNT, SHADOW_STACK_DEPTH } from '../contract.ts';
 import type { SoftClock } from './clock.ts';
 import { type Core, UNWIND } from './core.ts';
 import {
@@ -41,6 +41,8 @@ import {
   RIP,
   SHADOW,
   SHADOW_COUNT,
+  SHADOW_STACK,
+  SHADOW_STACK_DEPTH as DEPTH,
   TIME_OFFSET,
   TRAPS,
 } from './core/layout.ts';
@@ -60,8 +62,29 @@ const IF = 0x200;
 /** Bytes of the XSAVE standard form: legacy area and header. */
 const VECTOR_SIZE = 576;
 
+class SoftShadowStack implements ShadowStack {
+  readonly halves: Uint32Array;
+  private readonly at: number;
+
+  constructor(
+    private readonly words: Uint32Array,
+    block: number,
+  ) {
+    this.halves = words.subarray((block + SHADOW_STACK) >>> 2, ((block + SHADOW_STACK) >>> 2) + 4 * SHADOW_STACK_DEPTH);
+    this.at = (block + DEPTH) >>> 2;
+  }
+
+  get depth(): number {
+    return this.words[this.at] as number;
+  }
+  set depth(depth: number) {
+    this.words[this.at] = depth;
+  }
+}
+
 export class SoftCpu implements Cpu {
   readonly registers: Registers;
+  readonly shadowStack: ShadowStack;
   readonly vectorSize = VECTOR_SIZE;
   private readonly exits: Exits;
   private readonly system: SystemState;
@@ -86,6 +109,7 @@ export class SoftCpu implements Cpu {
       halves: new Uint32Array(buffer, block + GPR, 2 * REGISTER_COUNT),
     };
     this.words = space.words;
+    this.shadowStack = new SoftShadowStack(space.words, block);
     this.exits = new Exits(space, block, (gpa) => refuses(this.current, gpa));
     this.system = new SystemState(space, block);
     this.current = untrusted;
@@ -306,6 +330,7 @@ export class SoftCpu implements Cpu {
     this.system.reset(kind);
     keepEvents(this.space, this.block, EVENT_DROP | EVENT_KICK | EVENT_VIEWS); // what waited to be delivered is gone
     this.put(EXIT_REPLAY, REPLAY_NONE);
+    this.shadowStack.depth = 0;
     if (kind === 'power-up') this.core.initVector();
     this.core.systemChanged();
   }

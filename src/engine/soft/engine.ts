@@ -72,6 +72,7 @@ export function createSoftEngine(options: SoftOptions): Engine {
     clock,
     cpus,
     untrusted,
+    shadowStacks: true,
     get views() {
       return views.all.filter((view) => view !== untrusted);
     },

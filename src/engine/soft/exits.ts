@@ -3,7 +3,7 @@
  * allocate nothing.
  */
 
-import type { Exit, PendingEvent } from '../contract.ts';
+import { type Exit, joinAddress, type PendingEvent, type ShadowStackReason } from '../contract.ts';
 import {
   EVENT_TYPE_EXCEPTION,
   EVENT_TYPE_INTERRUPT,
@@ -24,6 +24,7 @@ import {
   EXIT_MWAIT,
   EXIT_PAUSE,
   EXIT_PORT,
+  EXIT_SHADOW_STACK,
   EXIT_SHUTDOWN,
   EXIT_SIZE,
   EXIT_TYPE,
@@ -32,6 +33,9 @@ import {
   EXIT_WINDOW,
   EXIT_WRITE,
   NO_CODE,
+  SHADOW_STACK_FAR,
+  SHADOW_STACK_FULL,
+  SHADOW_STACK_MISMATCH,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
 
@@ -44,6 +48,12 @@ export const EVENT_TYPES: Record<PendingEvent['type'], number> = {
   software: EVENT_TYPE_SOFTWARE,
 };
 const EVENT_NAMES = new Map(Object.entries(EVENT_TYPES).map(([name, type]) => [type, name as PendingEvent['type']]));
+
+const SHADOW_STACK_REASONS = new Map<number, ShadowStackReason>([
+  [SHADOW_STACK_MISMATCH, 'mismatch'],
+  [SHADOW_STACK_FULL, 'full'],
+  [SHADOW_STACK_FAR, 'far'],
+]);
 
 /**
  * One shape for all kinds: the run loop looks at `kind` first, and V8 finds a field of one shape at once, of ten only by searching. Fields that a kind
@@ -61,6 +71,8 @@ class ExitRecord {
   extensions = 0;
   index = 0;
   event: PendingEvent | undefined = undefined;
+  reason = '';
+  found = 0;
 
   constructor(readonly kind: Exit['kind']) {}
 }
@@ -78,6 +90,7 @@ export class Exits {
   private readonly msr = record('msr', { write: false, index: 0 });
   private readonly event = record('event', { event: { type: 'interrupt', vector: 0, errorCode: -1, address: 0n } });
   private readonly fetch = record('fetch', { address: 0 });
+  private readonly shadowStack = record('shadow-stack', { reason: 'mismatch', found: 0 });
   private readonly window = record('window', {});
   private readonly shutdown = record('shutdown', {});
   private readonly words: Uint32Array;
@@ -122,6 +135,10 @@ export class Exits {
       case EXIT_FETCH:
         this.fetch.address = this.double(EXIT_ADDRESS);
         return this.fetch;
+      case EXIT_SHADOW_STACK:
+        this.shadowStack.reason = SHADOW_STACK_REASONS.get(this.word(EXIT_TYPE)) ?? 'mismatch';
+        this.shadowStack.found = joinAddress(this.word(EXIT_LINEAR), this.word(EXIT_LINEAR + 4));
+        return this.shadowStack;
       case EXIT_WINDOW:
         return this.window;
       case EXIT_KICK:

@@ -17,6 +17,7 @@ import {
   VIEW_FIXED_COUNT,
   VIEW_GENERATION,
   VIEW_ID,
+  VIEW_SHADOW_STACK,
   VIEW_SIZE,
 } from './core/layout.ts';
 import { MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
@@ -43,6 +44,7 @@ export class SoftView implements View {
     this.word(VIEW_ID, id);
     this.word(VIEW_FIXED_COUNT, 0);
     this.word(VIEW_ALLOWED, 0);
+    this.word(VIEW_SHADOW_STACK, 0);
     this.changed();
   }
 
@@ -116,6 +118,15 @@ export class SoftView implements View {
     this.word(VIEW_ALLOWED, bits);
     this.changed();
   }
+  setShadowStack(on: boolean): void {
+    if (this.id === 0) throw new RangeError('the untrusted view has no shadow stack');
+    this.word(VIEW_SHADOW_STACK, on ? 1 : 0);
+    this.changed();
+  }
+  get shadowStack(): boolean {
+    return this.read(VIEW_SHADOW_STACK) !== 0;
+  }
+
   get allowed(): ReadonlySet<Instruction> {
     const bits = this.read(VIEW_ALLOWED);
     return new Set((Object.keys(ALLOW) as Instruction[]).filter((name) => bits & ALLOW[name]));

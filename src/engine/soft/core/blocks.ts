@@ -16,6 +16,7 @@ import {
 } from './layout';
 import { ENTRY_GLOBAL, pageHash, setBit } from './paging';
 import { OP_HANDLER, OP_LEFT, OP_LENGTH, OP_OFFSET, RECORD_SIZE } from './record';
+import { shadowStackOn } from './shadow-stack';
 import { frames } from './shared';
 import { cpu } from './state';
 
@@ -43,13 +44,14 @@ const PAGE_BYTES: usize = 16 + 64 * 4;
 // Block header, right before the first record
 const BLOCK_NEXT: usize = 0; // u32
 const BLOCK_OFFSET: usize = 4; // u16
-const BLOCK_MODE: usize = 6; // u8: MODE, or with STRADDLES
+const BLOCK_MODE: usize = 6; // u8: MODE, or with STRADDLES, SHADOWED
 const BLOCK_RECORDS: usize = 7; // u8: records, the END record included
 const BLOCK_SECOND: usize = 8; // u32, the page that it ends in
 const BLOCK_NEXT_STRADDLER: usize = 12; // u32, in the list of that page
 const BLOCK_HEADER: usize = 16;
 
 const STRADDLES: u32 = 4;
+const SHADOWED: u32 = 8; // decoded for a view with a shadow stack
 const DROPPED_OFFSET: u32 = 0xffff; // BLOCK_OFFSET of a straddler whose second page was written
 
 const ROOM: usize = PAGE_BYTES * 2 + BLOCK_HEADER + (<usize>MAX_RECORDS + 1) * RECORD_SIZE;
@@ -124,6 +126,7 @@ export function lookup(rip: u64, patch: usize): usize {
     patch = 0;
   }
   const mode = load<u32>(cpu, MODE);
+  const kind = shadowStackOn() ? mode | SHADOWED : mode;
   const la = linearRip(rip, mode);
   const host = fetchOrRefuse(la);
   if (host == 0) return 0;
@@ -131,9 +134,9 @@ export function lookup(rip: u64, patch: usize): usize {
   const offset = <u32>host & 0xfff;
   const page = descriptor(host - offset);
   const head = page + PAGE_BLOCKS + ((offset >> 6) << 2);
-  let block = find(head, offset, mode, la);
+  let block = find(head, offset, kind, la);
   if (block == 0) {
-    block = decodeBlock(la, host, mode);
+    block = decodeBlock(la, host, mode, kind);
     markCode(page);
     store<u32>(block, load<u32>(head), BLOCK_NEXT);
     store<u32>(head, <u32>block);
@@ -153,7 +156,7 @@ export function lookup(rip: u64, patch: usize): usize {
 }
 
 /** The block in the list at `head`, or 0; takes dropped straddlers out of the list. */
-function find(head: usize, offset: u32, mode: u32, la: u64): usize {
+function find(head: usize, offset: u32, wanted: u32, la: u64): usize {
   let place = head;
   let block: usize = load<u32>(place);
   while (block != 0) {
@@ -165,7 +168,7 @@ function find(head: usize, offset: u32, mode: u32, la: u64): usize {
     }
     if (at == offset) {
       const kind: u32 = load<u8>(block, BLOCK_MODE);
-      if (kind == mode || (kind == (mode | STRADDLES) && load<u32>(block, BLOCK_SECOND) == fetchHost((la & ~0xfff) + 0x1000))) return block;
+      if (kind == wanted || (kind == (wanted | STRADDLES) && load<u32>(block, BLOCK_SECOND) == fetchHost((la & ~0xfff) + 0x1000))) return block;
     }
     place = block + BLOCK_NEXT;
     block = load<u32>(place);
@@ -229,7 +232,7 @@ function endRecord(op: usize, offset: u32): void {
 }
 
 /** Decodes a block at the end of the pool and takes what it needs of it: nothing, if the fetch of a second page unwinds. */
-function decodeBlock(la: u64, host: usize, mode: u32): usize {
+function decodeBlock(la: u64, host: usize, mode: u32, kind: u32): usize {
   const block: usize = load<u32>(cpu, CODE_POOL);
   const records = block + BLOCK_HEADER;
   const first = <u32>host & 0xfff;
@@ -246,13 +249,13 @@ function decodeBlock(la: u64, host: usize, mode: u32): usize {
   }
   memory.fill(block, 0, BLOCK_HEADER);
   store<u16>(block, <u16>first, BLOCK_OFFSET);
-  store<u8>(block, <u8>mode, BLOCK_MODE);
+  store<u8>(block, <u8>kind, BLOCK_MODE);
   if (count == 0) {
     answer = decodeStraddler(op, la, host, mode);
     count = 1;
     offset += load<u8>(op, OP_LENGTH);
     op += RECORD_SIZE;
-    store<u8>(block, <u8>(mode | STRADDLES), BLOCK_MODE);
+    store<u8>(block, <u8>(kind | STRADDLES), BLOCK_MODE);
   }
   if (answer != DECODED_END) {
     endRecord(op, offset);

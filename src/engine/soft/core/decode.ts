@@ -1,7 +1,7 @@
 // The decoder: instruction bytes to one record, by the tables made from isa/ (Intel SDM vol. 2, chapter 2). It runs once per instruction
 // of a block, so it prefers being plain to being fast.
 import { GPR, PAGE_BASE, SEG_BASE, ZERO } from './layout';
-import { H_FIRST_64, H_STRING, H_TOO_LONG, H_UNDEFINED } from './generated/handlers';
+import { H_FIRST_64, H_SHADOWED, H_STRING, H_TOO_LONG, H_UNDEFINED } from './generated/handlers';
 import { OPCODE_CANDIDATES, OPCODE_INDEX, OPCODE_ROWS, ROW_BYTES } from './generated/tables';
 import {
   EA_NEXT, EA_SLOW, EA_WRITE, OP_A, OP_ASIZE, OP_B, OP_BASE, OP_CODE, OP_DISP, OP_EA, OP_FALL, OP_HANDLER, OP_IMM, OP_INDEX,
@@ -10,6 +10,7 @@ import {
   PREFIX_REPNE, PREFIX_REX, PREFIX_REXW, PREFIX_SEG, RECORD_SIZE,
 } from './record';
 import { DS, FS, SS } from './segments';
+import { shadowStackOn } from './shadow-stack';
 import { cpu } from './state';
 
 // Fields of a row (written by isa/generate.ts)
@@ -27,6 +28,7 @@ const ROW_MISC: usize = 10; // bit 0: first operand is a byte, bit 1: second, bi
 const ROW_HANDLER: usize = 11;
 const ROW_SUB: usize = 12;
 const ROW_WRITES: usize = 14;
+const ROW_SHADOWED: usize = 15; // 1 = CALL and returns: another handler in views with a shadow stack
 const ROW_FAST: usize = 16; // u16 [memory][log2 size]
 
 const ROW_LOCK: u32 = 1;
@@ -174,7 +176,8 @@ function decodeParts(op: usize, mode: u32, offset: u32): u32 {
     store<u32>(op, 0, OP_FALL);
     store<u32>(op, 0, OP_TAKEN);
   }
-  if (!(prefix & PREFIX_LOCK)) {
+  if (load<u8>(row, ROW_SHADOWED) && shadowStackOn()) store<u16>(op, H_SHADOWED, OP_HANDLER);
+  else if (!(prefix & PREFIX_LOCK)) {
     const fast = load<u16>(row + (((inMemory ? 4 : 0) + ctz<u32>(size)) << 1), ROW_FAST);
     if (fast != 0 && (fast < H_FIRST_64 || (mode == 2 && load<u8>(op, OP_EA) == 0))) store<u16>(op, fast, OP_HANDLER);
   }

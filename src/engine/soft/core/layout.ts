@@ -153,11 +153,17 @@ export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
 export const EXIT_PAUSE = 11; // PAUSE, and PAUSE_EXITS is set
 export const EXIT_KICK = 12;
+export const EXIT_SHADOW_STACK = 13; // EXIT_TYPE: SHADOW_STACK_*, EXIT_LINEAR: where the return would have gone
 
 // How an exit's access is answered
 export const REPLAY_NONE = 0; // a read into the register EXIT_TARGET; RIP is past the instruction
 export const REPLAY_LOG = 1; // by an entry in the replay log; the instruction runs again
 export const REPLAY_LOAD = 2; // a read into the register, and RIP becomes EXIT_NEXT
+
+// Why a shadow stack stops an instruction
+export const SHADOW_STACK_MISMATCH = 0;
+export const SHADOW_STACK_FULL = 1;
+export const SHADOW_STACK_FAR = 2;
 
 export const SHADOW_INTERRUPTS = 1; // STI
 export const SHADOW_DEBUG = 2; // MOV SS, POP SS: debug traps wait too
@@ -206,6 +212,7 @@ export const VIEW_GENERATION = 4; // u32, counts changes of the view
 export const VIEW_FIXED = 8; // u32, address of its fixed pages, sorted by linear address
 export const VIEW_FIXED_COUNT = 12; // u32
 export const VIEW_ALLOWED = 16; // u32: ALLOW_*
+export const VIEW_SHADOW_STACK = 20; // u32, 1 = CALL and RET keep one
 export const VIEW_SIZE = 32;
 export const ALLOW_MWAIT = 1;
 export const ALLOW_VECTOR = 2;
@@ -233,6 +240,9 @@ export const SET_GENERATION = 20; // u32, of the view when it was filled
 export const SET_FILLED = 24; // 3 x u32, 1 = the array has entries
 export const SET_GLOBAL = 36; // u32, epoch of global translations, shared by the sets of one view
 export const LARGE_PAGES = 0x181600; // 512 bytes: filter of regions mapped by large pages
+export const SHADOW_STACK = 0x181800; // 64 x {u64 return address, u64 address of its stack slot}, oldest first: no guest address leads here
+export const SHADOW_STACK_MAX = 64; // contract SHADOW_STACK_DEPTH
+export const SHADOW_STACK_DEPTH = 0x181c00; // u32
 export const CODE_PAGES = 0x182000; // 4 KiB: filter of linear pages that the jump cache has entries of
 export const CODE_PAGES_SIZE = 0x1000;
 export const SYSTEM_SIZE = 0x183000; // STATE, translation sets and filters; the interpreter's caches follow

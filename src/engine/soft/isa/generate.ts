@@ -10,7 +10,19 @@ import { bySpecificity, opcodesOf } from './table.ts';
 const NOTE = '// Generated from src/engine/soft/isa by tools/build-core.mjs. Do not edit.\n';
 
 /** Handlers that are not specialised; the fast ones follow. */
-const FIXED_HANDLERS = ['RELOOKUP', 'END', 'UNDEFINED', 'TOO_LONG', 'INTEGER', 'BRANCH', 'STRING', 'SYSTEM', 'X87', 'SSE'] as const;
+const FIXED_HANDLERS = [
+  'RELOOKUP',
+  'END',
+  'UNDEFINED',
+  'TOO_LONG',
+  'INTEGER',
+  'BRANCH',
+  'STRING',
+  'SYSTEM',
+  'X87',
+  'SSE',
+  'SHADOWED',
+] as const;
 const FAMILY_HANDLER: Record<Family, (typeof FIXED_HANDLERS)[number]> = { integer: 'INTEGER', system: 'SYSTEM', x87: 'X87', sse: 'SSE' };
 
 /** Bytes of a row in the decoder's table; fields in core/decode.ts. */
@@ -138,6 +150,9 @@ const isByte = (operand: Operand | undefined): boolean => operand?.size === 'b' 
 /** Mnemonics whose implicit memory access is the stack: faults there are #SS. */
 const STACK = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|IRET|INT)/;
 
+/** What a view with a shadow stack treats in its own way (core/shadow-stack.ts). */
+const SHADOWED = /^(CALL|RET|RETF|IRET)$/;
+
 /** Rows whose memory operand comes first but is only read. */
 const READS_FIRST = /^(CMP|TEST|PUSH|CALL|JMP|BT|MUL|IMUL|DIV|IDIV|NOP|LEA|L[GIL]DT|LTR|LMSW|VER[RW]|INV|FXRSTOR|XRSTOR|LDMXCSR|F)$/;
 const writesMemory = (row: Instruction) => /^([EMWQO]|m\d+)$/.test(row.operands[0]?.kind ?? '') && !READS_FIRST.test(row.mnemonic);
@@ -182,7 +197,7 @@ function encodeRow(row: Instruction, handlers: Record<Family, Map<string, number
     sub & 0xff,
     sub >> 8,
     writesMemory(row) ? 1 : 0,
-    0,
+    SHADOWED.test(row.mnemonic) ? 1 : 0,
   ];
   for (const memory of [false, true]) {
     for (const size of [1, 2, 4, 8] as const) {
@@ -269,6 +284,7 @@ import {
   arithmeticFlags, carryFlags, cf, CF, condB, condBE, condL, condLE, condS, condZ, FLAGS_ADC, FLAGS_ADD, FLAGS_DEC, FLAGS_INC, FLAGS_SBB,
   FLAGS_SUB, keepZeroSetCarry, logicFlags, OF, overflow, parity, setSomeArith } from '../flags';
 import { badCall, execBranch } from '../branch';
+import { execShadowed } from '../shadow-stack';
 import { execInteger, productOverflows } from '../integer';
 import {
   BUDGET, COUNT, CUR_OP, EVENT_STEP, EVENTS, EXIT_BUDGET, EXIT_FETCH, EXIT_MMIO, EXIT_PAUSE, GPR, PAGE_BASE, PAUSE_EXITS, RIP, RUN_END,
@@ -372,6 +388,11 @@ export function run(): i32 {
       }
       case 8: { execX87(op); op += RECORD_SIZE; continue; }
       case 9: { execSse(op); op += RECORD_SIZE; continue; }
+      case 10: {
+        store<u64>(c, nextRip(op), RIP);
+        execShadowed(op);
+        rip = load<u64>(c, RIP); op = 0; patch = 0; break;
+      }
 /*CASES*/
       default: unreachable();
       }

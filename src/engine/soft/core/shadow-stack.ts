@@ -1,0 +1,64 @@
+// CALL and RET in a view with a shadow stack (contract.ts, View.setShadowStack). Such views have decoded code of their own, in which these
+// instructions lead here; everybody else's never ask.
+import { execBranch } from './branch';
+import {
+  EXIT_LINEAR, EXIT_SHADOW_STACK, EXIT_TYPE, GPR, PENDING, PENDING_EXIT, PENDING_VECTOR, RIP, SHADOW_STACK, SHADOW_STACK_DEPTH, SHADOW_STACK_FAR,
+  SHADOW_STACK_FULL, SHADOW_STACK_MAX, SHADOW_STACK_MISMATCH, VIEW, VIEW_SHADOW_STACK,
+} from './layout';
+import { popped, top } from './pushpop';
+import { OP_CODE, OP_IMM, OP_SIZE } from './record';
+import { unwind } from './shared';
+import { cpu } from './state';
+
+const RSP = GPR + 32;
+const ENTRY_SHIFT: usize = 4;
+const ENTRY_SLOT: usize = 8;
+
+/** True if the current view keeps a shadow stack. */
+export function shadowStackOn(): bool {
+  return load<u32>(load<u32>(cpu, VIEW), VIEW_SHADOW_STACK) != 0;
+}
+
+/** RIP already holds the next instruction's. */
+export function execShadowed(op: usize): void {
+  switch (load<u16>(op, OP_CODE) >> 8) {
+    case 0xe8: // CALL
+    case 0xff: call(op); break;
+    case 0xc2: ret(op, load<u16>(op, OP_IMM)); break;
+    case 0xc3: ret(op, 0); break;
+    default: refuse(SHADOW_STACK_FAR, 0); // RETF, IRET: a module has no use for them, and no entry here says where they may go
+  }
+}
+
+function call(op: usize): void {
+  const back = load<u64>(cpu, RIP);
+  const depth = load<u32>(cpu, SHADOW_STACK_DEPTH);
+  if (depth >= <u32>SHADOW_STACK_MAX) refuse(SHADOW_STACK_FULL, 0);
+  execBranch(op); // may fault, also by the push: then nothing has happened yet
+  const entry = cpu + (<usize>depth << ENTRY_SHIFT);
+  store<u64>(entry, back, SHADOW_STACK);
+  store<u64>(entry, load<u64>(cpu, RSP), SHADOW_STACK + ENTRY_SLOT);
+  store<u32>(cpu, depth + 1, SHADOW_STACK_DEPTH);
+}
+
+/** The word on the stack is read once: another CPU may change it between a look and a second one. */
+function ret(op: usize, extra: u32): void {
+  const size: u32 = load<u8>(op, OP_SIZE);
+  const to = top(size);
+  const depth = load<u32>(cpu, SHADOW_STACK_DEPTH) - 1;
+  if (<i32>depth < 0) refuse(SHADOW_STACK_MISMATCH, to);
+  const entry = cpu + (<usize>depth << ENTRY_SHIFT);
+  if (load<u64>(entry, SHADOW_STACK) != to || load<u64>(entry, SHADOW_STACK + ENTRY_SLOT) != load<u64>(cpu, RSP)) refuse(SHADOW_STACK_MISMATCH, to);
+  popped(size + extra);
+  store<u32>(cpu, depth, SHADOW_STACK_DEPTH);
+  store<u64>(cpu, to, RIP);
+}
+
+/** Leaves run() before the instruction. */
+function refuse(why: u32, to: u64): void {
+  store<u32>(cpu, why, EXIT_TYPE);
+  store<u64>(cpu, to, EXIT_LINEAR);
+  store<u32>(cpu, PENDING_EXIT, PENDING);
+  store<u32>(cpu, EXIT_SHADOW_STACK, PENDING_VECTOR);
+  unwind();
+}
