@@ -11,6 +11,7 @@ export const EXIT_CODES = {
   watchdog: { code: 36, meaning: 'a time limit ended the run' },
   violation: { code: 40, meaning: 'a guarded module broke a border rule and the policy says stop' },
   refused: { code: 41, meaning: 'a guarded module was refused' },
+  unaudited: { code: 42, meaning: 'events were lost: the event log could not be written' },
   interrupted: { code: 130, meaning: 'ended by SIGINT' },
   terminated: { code: 143, meaning: 'ended by SIGTERM' },
 } as const;

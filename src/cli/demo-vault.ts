@@ -71,6 +71,7 @@ export async function vaultDemo({ json, progress }: Context, options: RunOptions
       vm = running;
     },
     events: options.events,
+    eventsLost: options.eventsLost,
     timeout: options.timeout,
   });
   const settled = await Promise.allSettled(searches);

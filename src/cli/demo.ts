@@ -80,6 +80,7 @@ export function addDemoCommand(program: Command): void {
         return flags.verbose ? screen.write(chunk) : undefined;
       },
       events: options.events,
+      eventsLost: options.eventsLost,
       timeout: options.timeout,
     });
     progress.clear();

@@ -1,160 +1,178 @@
 /**
- * The target of `--events`: chained NDJSON (policy/audit-chain.ts) to a file, a pipe or standard output. A target that fails or does not keep up
- * must not hold up the machine.
+ * `--events`: the chained audit log (policy/audit-chain.ts). No event is lost without a word: one that cannot be written now waits, and what
+ * happens to the machine meanwhile is the administrator's choice (`--events-lost`).
  */
-import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from 'node:fs';
-import { Socket } from 'node:net';
 import { UserError } from '../base/errors.ts';
-import { ChainWriter, LINE_LIMIT } from '../policy/audit-chain.ts';
+import { ChainWriter } from '../policy/audit-chain.ts';
+import { type EventTarget, openEventTarget } from './event-target.ts';
 import { LAST_WORDS_MS } from './output.ts';
+
+/** What to do while events cannot be written: let the machine wait, end it, or let it run and count what is lost. */
+export const EVENTS_LOST = ['hold', 'stop', 'continue'] as const;
+export type EventsLost = (typeof EVENTS_LOST)[number];
+
+export interface EventStreamOptions {
+  policy: EventsLost;
+  /** The machine is to wait, or to go on. */
+  hold(on: boolean): void;
+  /** The machine is to end. */
+  stop(): void;
+}
 
 export interface EventStream {
   write(event: object): void;
   /** Resolves when what was written is out, or cannot be within two seconds. */
-  close(): Promise<void>;
+  close(): Promise<{ lost: number }>;
 }
 
-/** Where lines go. A line is made only when it will be written: one that is dropped must leave no hole in the chain. */
-interface LineSink {
-  write(line: () => string): void;
-  close(): Promise<void>;
+/** Events that wait under `continue`; more are lost. Under the others the machine stands still when the first waits. */
+const WAITING = 1000;
+
+/** Opens `where`: a path, "-" for standard output, or "fd:N" for a descriptor that this process was given. Throws UserError, also when not even the start of the log can be written. */
+export function openEventStream(where: string, options: EventStreamOptions, opened = openEventTarget(where)): EventStream {
+  const { target, last } = opened;
+  const log = new EventLog(where, target, new ChainWriter(last), options);
+  const failure = log.start();
+  if (failure !== undefined && options.policy !== 'continue') {
+    void target.close();
+    throw new UserError(`--events ${where}: ${failure}`, 'make room, give another target, or --events-lost continue', 'failed');
+  }
+  return log;
 }
 
-/** Bytes that wait for a slow reader; after that events are dropped, and the drop is said once. */
-const BACKLOG = 8 << 20;
-const FIRST_FREE_FD = 3;
-const MAX_FD = 65535;
-const NEWLINE = 10;
+class EventLog implements EventStream {
+  /** Events in order; each becomes a line only when it is written, so that one that is lost leaves no hole in the chain. */
+  private readonly waiting: object[] = [];
+  /** What is left of a line of which a part was taken. */
+  private rest: Buffer = Buffer.alloc(0);
+  private state: 'open' | 'blocked' | 'gone' = 'open';
+  private lost = 0;
+  private emptied: () => void = () => {};
 
-/** Opens `where`: a path, "-" for standard output, or "fd:N" for a descriptor that this process was given. Throws UserError. */
-export function openEventStream(where: string): EventStream {
-  const complain = (text: string) => {
-    process.stderr.write(`portcullis: the event stream ${where} ${text}\n`);
-  };
-  if (where === '-') return chained(standardOutput(complain));
-  const fd = open(where);
-  const stat = fstatSync(fd);
-  if (stat.isFIFO() || stat.isSocket()) return chained(pipeSink(fd, complain));
-  const before = stat.isFile() && stat.size > 0 ? lastLine(fd, stat.size) : undefined;
-  if (before?.whole === false) writeSync(fd, '\n');
-  return chained(fileSink(fd, complain), before?.line);
-}
+  constructor(
+    private readonly where: string,
+    private readonly target: EventTarget,
+    private readonly chain: ChainWriter,
+    private readonly options: EventStreamOptions,
+  ) {
+    target.ready = () => this.drain();
+    target.gone = (reason) => this.end(reason);
+  }
 
-function chained(sink: LineSink, last?: Uint8Array): EventStream {
-  const chain = new ChainWriter(last);
-  sink.write(() => chain.start());
-  return {
-    write: (event) => sink.write(() => chain.event(event)),
-    close() {
-      sink.write(() => chain.end());
-      return sink.close();
-    },
-  };
-}
+  /** Begins the log. Gives the reason if that could not be written. */
+  start(): string | undefined {
+    this.rest = line(this.chain.start());
+    return this.push();
+  }
 
-/** The last line of a log that is appended to, and whether it has its newline. Undefined where the log may not be read. */
-function lastLine(fd: number, size: number): { line: Uint8Array; whole: boolean } | undefined {
-  const tail = Buffer.alloc(Math.min(size, LINE_LIMIT + 1));
-  try {
-    const reader = openSync(`/proc/self/fd/${fd}`, constants.O_RDONLY); // the descriptor itself may be for writing only
-    try {
-      readSync(reader, tail, 0, tail.length, size - tail.length);
-    } finally {
-      closeSync(reader);
+  write(event: object): void {
+    if (this.state === 'gone') {
+      this.lost += 1;
+      return;
     }
-  } catch {
+    if (this.options.policy === 'continue' && this.waiting.length >= WAITING) this.drop();
+    else this.waiting.push(event);
+    if (this.state === 'open') this.drain();
+  }
+
+  async close(): Promise<{ lost: number }> {
+    if (this.state === 'blocked') this.drain();
+    if (this.state === 'blocked') {
+      let timer: NodeJS.Timeout | undefined;
+      await new Promise<void>((resolve) => {
+        this.emptied = resolve;
+        timer = setTimeout(resolve, LAST_WORDS_MS);
+      });
+      clearTimeout(timer);
+    }
+    if (this.state === 'open') {
+      this.rest = line(this.chain.end());
+      if (this.push() !== undefined) this.lost += 1; // the end itself: its absence is a finding of `audit verify`
+    } else this.lost += this.waiting.length + (this.rest.length > 0 ? 1 : 0);
+    this.target.ready = () => {};
+    this.target.gone = () => {};
+    let late: NodeJS.Timeout | undefined;
+    const limit = new Promise<void>((resolve) => {
+      late = setTimeout(resolve, LAST_WORDS_MS);
+    });
+    await Promise.race([this.target.close(), limit]);
+    clearTimeout(late);
+    if (this.lost > 0) this.say(`lacks ${this.lost} ${this.lost === 1 ? 'event' : 'events'}`);
+    return { lost: this.lost };
+  }
+
+  /** Counts one more event that has no place, where it is missing. */
+  private drop(): void {
+    this.lost += 1;
+    const last = this.waiting.at(-1) as { event?: string; count?: number };
+    if (last.event === 'audit.lost') last.count = (last.count ?? 0) + 1;
+    else this.waiting.push({ event: 'audit.lost', count: 1 });
+  }
+
+  /** Writes what waits, as far as the target takes it. */
+  private drain(): void {
+    if (this.state === 'gone') return;
+    for (;;) {
+      const reason = this.push();
+      if (reason !== undefined) {
+        this.block(reason);
+        return;
+      }
+      const event = this.waiting.shift();
+      if (event === undefined) break;
+      this.rest = line(this.chain.event(event));
+    }
+    if (this.state === 'blocked') {
+      this.state = 'open';
+      this.say('is written again');
+      if (this.options.policy === 'hold') this.options.hold(false);
+    }
+    this.emptied();
+  }
+
+  /** Writes `rest`. Gives the reason if not all of it was taken. */
+  private push(): string | undefined {
+    while (this.rest.length > 0) {
+      const { taken, reason } = this.target.write(this.rest);
+      if (taken < this.rest.length) {
+        this.rest = this.rest.subarray(taken);
+        return reason;
+      }
+      this.rest = Buffer.alloc(0);
+    }
     return undefined;
   }
-  const whole = tail.at(-1) === NEWLINE;
-  const end = whole ? tail.length - 1 : tail.length;
-  return { line: tail.subarray(end === 0 ? 0 : tail.lastIndexOf(NEWLINE, end - 1) + 1, end), whole };
-}
 
-function open(where: string): number {
-  const given = /^fd:(\d+)$/.exec(where);
-  try {
-    if (given === null) {
-      // Not blocking: a named pipe that nobody reads is an error here, not a hang.
-      return openSync(where, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK, 0o666);
-    }
-    const fd = Number(given[1]);
-    if (fd > MAX_FD) throw new Error('there is no such descriptor');
-    fstatSync(fd);
-    // Node has descriptors of its own that nobody can write to; an empty write tells.
-    writeSync(fd, '');
-    return fd;
-  } catch (error) {
-    const unread = (error as NodeJS.ErrnoException).code === 'ENXIO';
-    throw new UserError(
-      `--events ${where}: ${unread ? 'nobody reads this pipe' : (error as Error).message}`,
-      'give a writable path, - or an open descriptor as fd:N',
-      'failed',
-    );
+  private block(reason: string): void {
+    if (this.state !== 'open') return;
+    this.state = 'blocked';
+    const consequence = {
+      hold: 'the machine waits until it can be',
+      stop: 'the machine is stopped',
+      continue: 'the machine goes on, and events may be lost',
+    }[this.options.policy];
+    this.say(`cannot be written: ${reason}; ${consequence}`);
+    if (this.options.policy === 'hold') this.options.hold(true);
+    if (this.options.policy === 'stop') this.options.stop();
+  }
+
+  /** The reader left: nothing can be written ever again. */
+  private end(reason: string): void {
+    if (this.state === 'gone') return;
+    this.state = 'gone';
+    this.lost += this.waiting.length + (this.rest.length > 0 ? 1 : 0);
+    this.waiting.length = 0;
+    this.rest = Buffer.alloc(0);
+    const { policy, hold, stop } = this.options;
+    this.say(`ended: ${reason}; the machine ${policy === 'continue' ? 'goes on, and events are lost' : 'is stopped'}`);
+    if (policy !== 'continue') stop();
+    hold(false);
+    this.emptied();
+  }
+
+  private say(text: string): void {
+    process.stderr.write(`portcullis: the event log ${this.where} ${text}\n`);
   }
 }
 
-const TOO_SLOW = 'is not read fast enough: events are lost';
-
-function standardOutput(complain: (text: string) => void): LineSink {
-  let full = false;
-  return {
-    write(line) {
-      if (process.stdout.writableLength <= BACKLOG) process.stdout.write(`${line()}\n`);
-      else if (!full) {
-        full = true;
-        complain(TOO_SLOW);
-      }
-    },
-    close: async () => {},
-  };
-}
-
-/** Files and terminals: written at once, so that nothing is lost when this process is killed. */
-function fileSink(fd: number, complain: (text: string) => void): LineSink {
-  let broken = false;
-  return {
-    write(line) {
-      if (broken) return;
-      const bytes = Buffer.from(`${line()}\n`);
-      try {
-        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
-      } catch (error) {
-        broken = true;
-        complain(`ended: ${(error as Error).message}`);
-      }
-    },
-    async close() {
-      if (fd >= FIRST_FREE_FD) closeSync(fd);
-    },
-  };
-}
-
-/** Pipes and sockets: their reader may be slow or gone. */
-function pipeSink(fd: number, complain: (text: string) => void): LineSink {
-  const socket = new Socket({ fd, readable: false, writable: true });
-  let state: 'open' | 'full' | 'broken' = 'open';
-  const fail = (text: string, next: 'full' | 'broken') => {
-    if (state === 'open') complain(text);
-    state = next;
-  };
-  socket.on('error', (error) => fail(`ended: ${error.message}`, 'broken'));
-  return {
-    write(line) {
-      if (state === 'broken') return;
-      if (socket.writableLength > BACKLOG) fail(TOO_SLOW, 'full');
-      else socket.write(`${line()}\n`);
-    },
-    close: () =>
-      new Promise((resolve) => {
-        const done = () => {
-          clearTimeout(timer);
-          socket.destroy();
-          resolve();
-        };
-        const timer = setTimeout(done, LAST_WORDS_MS);
-        if (state === 'broken') done();
-        else socket.end(done);
-        socket.once('error', done);
-      }),
-  };
-}
+const line = (text: string): Buffer => Buffer.from(`${text}\n`);

@@ -44,12 +44,13 @@ and the same for db.json; then
     const screen = pacedStream(json || members.some(({ options }) => options.events === '-') ? process.stderr : process.stdout);
     const ended = await runGroup(members, (bytes) => screen.write(bytes));
     const first = ended.find(({ code }) => code !== 0) ?? ended[0];
-    const machines = ended.map(({ exit, code, outcome, report }, index) => ({
+    const machines = ended.map(({ exit, code, outcome, eventsLost, report }, index) => ({
       name: members[index].config.name,
       ok: code === 0,
       exit,
       code,
       outcome,
+      eventsLost,
       ...report,
     }));
     if (json) printJson({ ok: first.code === 0, exit: first.exit, code: first.code, machines });
@@ -120,6 +121,7 @@ async function runGroup(members: readonly Member[], write: (bytes: Uint8Array) =
             if (failed) vm.stop();
           },
           events: options.events,
+          eventsLost: options.eventsLost,
           timeout: options.timeout,
         });
       } catch (error) {

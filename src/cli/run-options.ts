@@ -8,6 +8,7 @@ import { UserError } from '../base/errors.ts';
 import { NET_FORMS } from '../net/index.ts';
 import { CARD_MODELS } from '../vm/config.ts';
 import { LIMITS, readInput } from './command.ts';
+import { EVENTS_LOST } from './event-stream.ts';
 import { nearest } from './nearest.ts';
 import { columns } from './output.ts';
 
@@ -163,6 +164,12 @@ export const RUN_OPTIONS = {
     group: 'run',
     text: 'audit events as NDJSON to a path, - (standard output) or fd:N',
     schema: z.string().optional(),
+  },
+  eventsLost: {
+    flags: '--events-lost <what>',
+    group: 'run',
+    text: 'while events cannot be written, the machine is to hold, stop or continue; default: hold',
+    schema: z.enum(EVENTS_LOST).default('hold'),
   },
   watch: {
     flags: '--watch',

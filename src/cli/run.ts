@@ -44,10 +44,19 @@ Lists are separated by commas there.
           input = openConsole(vm, () => vm.stop());
         },
         events: options.events,
+        eventsLost: options.eventsLost,
         timeout: options.timeout,
       });
       input?.close();
-      if (json) printJson({ ok: ended.code === 0, exit: ended.exit, code: ended.code, outcome: ended.outcome, ...ended.report });
+      if (json)
+        printJson({
+          ok: ended.code === 0,
+          exit: ended.exit,
+          code: ended.code,
+          outcome: ended.outcome,
+          eventsLost: ended.eventsLost,
+          ...ended.report,
+        });
       else process.stderr.write(`portcullis: ${describeEnd(ended)}\n`);
       // A reader that takes nothing must not keep a machine that has ended.
       if (!(await screen.finish())) process.exit(ended.code);

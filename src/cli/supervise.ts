@@ -3,7 +3,7 @@ import { EXIT_CODES, type ExitName, unreachable } from '../base/errors.ts';
 import type { LogRecord } from '../base/log.ts';
 import type { Outcome, VmConfig, VmEvent, VmReport } from '../vm/config.ts';
 import { type RunningVm, startVm } from '../vm/host.ts';
-import { openEventStream } from './event-stream.ts';
+import { type EventsLost, openEventStream } from './event-stream.ts';
 
 export interface Supervision {
   /** Serial output. */
@@ -12,6 +12,8 @@ export interface Supervision {
   started?(vm: RunningVm): void;
   /** `--events`: path, "-" or "fd:N". */
   events?: string;
+  /** `--events-lost`; default hold. */
+  eventsLost?: EventsLost;
   timeout?: number;
 }
 
@@ -21,6 +23,8 @@ export interface Ended {
   exit: ExitName;
   code: number;
   events: VmEvent[];
+  /** Events that `--events` asked for and did not get. */
+  eventsLost: number;
 }
 
 /** Events kept for the caller; the stream itself is not limited. */
@@ -63,15 +67,36 @@ function exitOf(outcome: Outcome, panicked: boolean): ExitName {
 }
 
 export async function supervise(config: VmConfig, supervision: Supervision): Promise<Ended> {
-  const stream = supervision.events === undefined ? undefined : openEventStream(supervision.events);
+  let vm: RunningVm | undefined;
+  let wanted: 'hold' | 'stop' | undefined;
+  // The log may fail before the machine runs.
+  const stream =
+    supervision.events === undefined
+      ? undefined
+      : openEventStream(supervision.events, {
+          policy: supervision.eventsLost ?? 'hold',
+          hold: (on) => {
+            if (wanted !== 'stop') wanted = on ? 'hold' : undefined;
+            vm?.hold(on);
+          },
+          stop: () => {
+            wanted = 'stop';
+            if (vm !== undefined) end('unaudited');
+          },
+        });
   const events: VmEvent[] = [];
   let panicked = false;
   let tail = '';
   let cause: ExitName | undefined;
   let limit: NodeJS.Timeout | undefined;
   const handlers: [NodeJS.Signals, () => void][] = [];
+  const end = (name: ExitName) => {
+    cause ??= name;
+    vm?.stop();
+  };
+  let closed: { lost: number } | undefined;
   try {
-    const vm = await startVm(config, {
+    vm = await startVm(config, {
       console(bytes) {
         const text = tail + Buffer.from(bytes).toString('latin1');
         panicked ||= text.includes(PANIC);
@@ -84,27 +109,30 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
       },
       log: printLog,
     });
-    const end = (name: ExitName) => {
-      // Asked twice: whoever asks does not want to wait for the machine's thread.
-      if (cause !== undefined) process.exit(EXIT_CODES[name].code);
-      cause = name;
-      vm.stop();
-    };
+    if (wanted === 'hold') vm.hold(true);
+    if (wanted === 'stop') end('unaudited');
     for (const [signal, name] of SIGNALS) {
-      const handler = () => end(name);
+      const handler = () => {
+        // Asked twice: whoever asks does not want to wait for the machine's thread.
+        if (cause !== undefined) process.exit(EXIT_CODES[name].code);
+        end(name);
+      };
       process.on(signal, handler);
       handlers.push([signal, handler]);
     }
     if (supervision.timeout !== undefined) limit = setTimeout(() => end('watchdog'), supervision.timeout * 1000);
     supervision.started?.(vm);
     const { outcome, report } = await vm.ended;
-    const exit = outcome.kind === 'stopped' ? (cause ?? 'ok') : exitOf(outcome, panicked);
+    closed = await stream?.close();
+    const eventsLost = closed?.lost ?? 0;
+    let exit = outcome.kind === 'stopped' ? (cause ?? 'ok') : exitOf(outcome, panicked);
+    if (exit === 'ok' && eventsLost > 0 && supervision.eventsLost !== 'continue') exit = 'unaudited';
     const code = outcome.kind === 'debug-exit' ? outcome.code & 0xff : EXIT_CODES[exit].code;
-    return { outcome, report, exit, code, events };
+    return { outcome, report, exit, code, events, eventsLost };
   } finally {
     clearTimeout(limit);
     for (const [signal, handler] of handlers) process.off(signal, handler);
-    await stream?.close();
+    if (closed === undefined) await stream?.close();
   }
 }
 
@@ -112,6 +140,7 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
 export function describeEnd({ outcome, exit }: Ended): string {
   if (exit === 'panic') return 'the guest kernel panicked';
   if (exit === 'watchdog') return 'the time limit was reached';
+  if (exit === 'unaudited' && outcome.kind === 'stopped') return 'stopped: its event log could not be written';
   switch (outcome.kind) {
     case 'off':
       return 'the guest powered off';

@@ -14,6 +14,8 @@ import type { CardModel, CardReport, VmConfig } from './config.ts';
 export interface Cards {
   /** Takes frames that other threads left. */
   poll(): void;
+  /** Cable in or out. False: there is no such card. */
+  setLink(card: number, up: boolean): boolean;
   report(): CardReport[];
   close(): void;
 }
@@ -60,6 +62,10 @@ export async function createCards(
   return {
     poll() {
       for (const bridge of bridges) bridge.poll();
+    },
+    setLink(index, up) {
+      cards[index]?.card.setLink(up);
+      return cards[index] !== undefined;
     },
     report: () =>
       cards.map(({ slot, card }) => {

@@ -126,7 +126,11 @@ export type VmMessage =
   | { kind: 'error'; message: string; fix?: string; exit?: string; defect?: string };
 
 /** From the main thread to the machine's thread. */
-export type VmCommand = { kind: 'input'; bytes: Uint8Array } | { kind: 'stop' } | { kind: 'search'; id: number; needles: Uint8Array[] };
+export type VmCommand =
+  | { kind: 'input'; bytes: Uint8Array }
+  | { kind: 'stop' }
+  | { kind: 'link'; card: number; up: boolean }
+  | { kind: 'search'; id: number; needles: Uint8Array[] };
 
 /** How often each needle lies in guest memory, at any byte: as the host sees it, and as a bus-mastering device reads it. */
 export interface MemorySearch {
@@ -143,6 +147,7 @@ export type VmEvent =
   | AuditEvent
   | { event: 'vm.started'; time: number; name: string; engine: string; memory: number; cpus: number; cores: number }
   | { event: 'cpu.moved'; time: number; cpu: number; from: number; to: number }
+  | { event: 'card.link'; time: number; card: number; up: boolean }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
   | {
       event: 'window.refused';

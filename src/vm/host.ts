@@ -19,7 +19,11 @@ export interface RunningVm {
   inputBacklog(): number;
   /** Searches guest memory between two slices of execution. Rejects when the machine has ended. */
   search(needles: readonly Uint8Array[]): Promise<MemorySearch>;
-  /** Ends the run soon, with outcome 'stopped'. */
+  /** Pulls the cable of a card (by index) out, or puts it in. */
+  setLink(card: number, up: boolean): void;
+  /** The guest stands still, soon and until told otherwise. Its clock goes on. */
+  hold(on: boolean): void;
+  /** Ends the run soon, with outcome 'stopped'; a guest that is held, too. */
   stop(): void;
   /** Resolves when the machine has ended. Rejects with UserError for bad configuration, with Error for a defect. */
   readonly ended: Promise<{ outcome: Outcome; report: VmReport }>;
@@ -35,6 +39,8 @@ export const BELL = {
   input: 2,
   /** Not 0: the run is to end, so the machine waits for nobody. */
   stopping: 3,
+  /** Not 0: the guest stands still. */
+  held: 4,
 } as const;
 
 /** What the worker gets beside the configuration. */
@@ -122,9 +128,16 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
           throw new Error('the machine has ended');
         }),
       ]),
+    setLink: (card, up) => post({ kind: 'link', card, up }),
+    hold(on) {
+      Atomics.store(words, BELL.held, on ? 1 : 0);
+      Atomics.notify(words, BELL.held);
+      ring();
+    },
     stop() {
       Atomics.store(words, BELL.stopping, 1);
       Atomics.notify(words, BELL.messages);
+      Atomics.notify(words, BELL.held);
       post({ kind: 'stop' });
     },
     ended,

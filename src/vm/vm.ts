@@ -118,6 +118,11 @@ export class Vm {
     this.end({ kind: 'stopped' });
   }
 
+  /** The cable of a card: out, or in. A card that is not there has none. */
+  setLink(card: number, up: boolean): void {
+    if (this.cards.setLink(card, up)) this.ports.event({ event: 'card.link', time: this.engine.clock.now(), card, up });
+  }
+
   /** For checks from outside: where bytes lie that no one in the guest should have. */
   search(needles: readonly Uint8Array[]): MemorySearch {
     return searchMemory(this.engine.memory, needles);

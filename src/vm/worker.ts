@@ -27,6 +27,9 @@ try {
     event: (event) => send({ kind: 'event', event }),
     log: (record) => send({ kind: 'log', record }),
     poll() {
+      while (Atomics.load(bellWords, BELL.held) !== 0 && Atomics.load(bellWords, BELL.stopping) === 0) {
+        Atomics.wait(bellWords, BELL.held, 1, 100);
+      }
       const rung = Atomics.load(bellWords, BELL.rung);
       if (rung === seen) return;
       seen = rung;
@@ -34,6 +37,7 @@ try {
         const command = message.message as VmCommand;
         if (command.kind === 'input') vm.input(command.bytes);
         else if (command.kind === 'search') send({ kind: 'searched', id: command.id, search: vm.search(command.needles) });
+        else if (command.kind === 'link') vm.setLink(command.card, command.up);
         else vm.stop();
       }
       vm.pollLinks();
