@@ -158,7 +158,7 @@ export interface GuestMemory {
   readonly bytes: Uint8Array;
   /** Little-endian 32-bit words of the same storage, for hot paths: index = gpa / 4. */
   readonly words: Uint32Array;
-  /** Must be called after anyone but a CPU of this engine wrote [gpa, gpa+length): decoded code there is dropped. Devices' DMA goes through it. */
+  /** Must be called after anyone but a CPU of this engine wrote [gpa, gpa+length): decoded code there is dropped, and who monitors it wakes. Devices' DMA goes through it. */
   written(gpa: number, length: number): void;
 }
 
@@ -184,7 +184,9 @@ export type ShadowStackReason = 'mismatch' | 'full' | 'far';
  *    address is in a hidden window that the current view lacks: answer all ones, drop writes, log.
  *    For reads, `completeRead` before the next `run`. The instruction finishes in the next `run`.
  *  - halt: HLT with RIP past it; interrupts may or may not be enabled (RFLAGS.IF).
- *  - mwait: MWAIT executed where allowed; RIP past it.
+ *  - mwait: MWAIT executed where allowed, after a MONITOR that nothing has undone; RIP past it. The CPU waits as long as `Cpu.monitoring`, unless an
+ *    interrupt, NMI or INIT comes (`extensions` bit 0: also one that RFLAGS.IF masks). The next `run` ends the wait in any case. `refused`: MWAIT is
+ *    withheld on this CPU, and there is no wait.
  *  - msr: RDMSR/WRMSR that the engine does not know itself. Set RDX:RAX and call `completeMsr(true)`, or `completeMsr(false)` for #GP(0).
  *  - event: in a module view, something is about to be delivered. Nothing has been delivered; RIP, RSP, RFLAGS are those of the interrupted
  *    instruction (faults), or of the next one (interrupts, traps). Deliver it with `Cpu.deliver` after leaving the view; if not, it is lost (except
@@ -194,7 +196,7 @@ export type ShadowStackReason = 'mismatch' | 'full' | 'far';
  *    a call found the shadow stack full ('full'), or RETF or IRET was reached ('far'). RIP is that instruction's; nothing has been executed.
  *  - window: `requestInterruptWindow` was asked and the CPU can now take an interrupt.
  *  - eoi-free, apic etc. do not exist: the engines have no interrupt controller.
- *  - budget: the time `until` was reached, `kick` was called, or PAUSE was executed in a run that `yields`.
+ *  - budget: the time `until` was reached, `kick` was called, PAUSE was executed in a run that `yields`, or a store ended the wait of another CPU.
  *  - shutdown: triple fault.
  *  - debug: the engine cannot go on (its own limit, described in `reason`); the virtual machine must stop.
  */
@@ -202,7 +204,7 @@ export type Exit =
   | { kind: 'io'; port: number; size: 1 | 2 | 4; write: boolean; value: number; address: number }
   | { kind: 'mmio'; gpa: number; size: 1 | 2 | 4; write: boolean; value: number; refused: boolean }
   | { kind: 'halt' }
-  | { kind: 'mwait'; hints: number; extensions: number }
+  | { kind: 'mwait'; hints: number; extensions: number; refused: boolean }
   | { kind: 'msr'; write: boolean; index: number }
   | { kind: 'event'; event: PendingEvent }
   | { kind: 'fetch'; address: number }
@@ -221,6 +223,8 @@ export interface Cpu {
   readonly view: View;
   /** Valid, and may be written, whenever `run` is not executing. Where `Engine.shadowStacks` is false its depth stays 0. */
   readonly shadowStack: ShadowStack;
+  /** After an 'mwait' exit: true until somebody stores to the monitored line. */
+  readonly monitoring: boolean;
 
   /** Executes until the engine's clock reaches `until` (ns) or something else ends it; with `yields`, a PAUSE does: others wait for this thread. */
   run(until: number, yields?: boolean): Exit;
@@ -234,6 +238,8 @@ export interface Cpu {
 
   /** Switches the view; cheap, flushes no translation of the other view. */
   enter(view: View): void;
+  /** While withheld, MWAIT does not wait on this CPU, in whatever view: it exits with `refused`. Begins and ends at once; the CPU must not be running. */
+  withholdMwait(withheld: boolean): void;
 
   /** True if RFLAGS.IF is set, no interrupt shadow is active, and no other event is waiting. */
   readonly canInterrupt: boolean;

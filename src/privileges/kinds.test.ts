@@ -1,11 +1,13 @@
-/** The privileges `secret`, `msr` and `io-port`: given in the module view only, and gone at the end. */
+/** The privileges `secret`, `msr`, `io-port` and `mwait`: given in the module view only, and gone at the end. */
 import { describe, expect, test } from 'vitest';
 import { UserError } from '../base/errors.ts';
 import { silentLog } from '../base/log.ts';
 import { PAGE_SIZE } from '../engine/contract.ts';
 import { FakeEngine } from '../engine/fake/engine.ts';
+import { STATUS, STATUS_SECTION } from '../policy/private-memory.ts';
 import type { PrivilegeGrant } from '../policy/grant.ts';
 import { generateVmmKeyPair, sealSecret } from '../policy/seal.ts';
+import type { MwaitEvent } from './mwait.ts';
 import { checkPrivilege, type PrivilegePorts, PrivilegeSet } from './privileges.ts';
 import { CORE, G, Guest, granted, registered, type TinyOptions, tinyImage } from './testing.ts';
 
@@ -18,13 +20,17 @@ function guestWith(
   grants: readonly PrivilegeGrant[],
   tiny: TinyOptions = {},
   ports: Partial<PrivilegePorts> = {},
+  cpus = 1,
 ): { guest: Guest; set: PrivilegeSet } {
   const image = tinyImage(tiny);
   let set: PrivilegeSet | undefined;
-  const guest = new Guest((engine) => {
-    set = new PrivilegeSet({ engine, log: silentLog, pciDevice: () => undefined, vmmKey: vmm.privateKey, ...ports });
-    return [registered(image, granted({ privileges: grants.map((grant) => set!.configure(grant, MODULE)) }))];
-  });
+  const guest = new Guest(
+    (engine) => {
+      set = new PrivilegeSet({ engine, log: silentLog, pciDevice: () => undefined, vmmKey: vmm.privateKey, ...ports });
+      return [registered(image, granted({ privileges: grants.map((grant) => set!.configure(grant, MODULE)) }))];
+    },
+    { cpus },
+  );
   guest.start(image);
   return { guest, set: set as PrivilegeSet };
 }
@@ -154,6 +160,76 @@ describe('io-port', () => {
   });
 });
 
+describe('mwait', () => {
+  const grant: PrivilegeGrant = { kind: 'mwait', parameters: {} };
+  const setUp = (grants: readonly PrivilegeGrant[] = [grant]) => {
+    const events: MwaitEvent[] = [];
+    return { ...guestWith(grants, { privateName: STATUS_SECTION }, { report: (event) => events.push(event) }, 2), events };
+  };
+  const brief = (events: MwaitEvent[]) => events.splice(0).map(({ event, cpu }) => `${event} ${cpu}`);
+  /** What the module is told, by CPU: bit 1. */
+  const usable = (guest: Guest) => {
+    const page = guest.cpu.view.fixedPages.find(({ address }) => address === CORE + 0x3000)!.page.bytes;
+    const words = new DataView(page.buffer, page.byteOffset);
+    return guest.engine.cpus.map(({ index }) => words.getUint32(STATUS.usable + 4 * index, true));
+  };
+
+  test('P1 the instructions exist in the module view only, and are gone at unload and at quarantine', () => {
+    for (const end of ['unload', 'quarantine']) {
+      const { guest } = setUp();
+      const allowed = () => [...guest.cpu.view.allowed];
+      const [view] = guest.engine.views;
+      expect(allowed()).toEqual([]);
+      guest.call(G.probe);
+      expect(allowed()).toEqual(['monitor-mwait']);
+      guest.gate(G.kfunc);
+      expect(allowed()).toEqual([]);
+      guest.ret();
+      if (end === 'unload') {
+        guest.gate(G.return);
+        unload(guest);
+      } else {
+        guest.push(0);
+        guest.handle(guest.cpu.fetch(-0x7f00_0000));
+      }
+      expect([...view.allowed]).toEqual([]);
+      expect(allowed()).toEqual([]);
+    }
+  });
+
+  test('without the grant they do not exist', () => {
+    const { guest } = setUp([]);
+    guest.call(G.probe);
+    expect([...guest.cpu.view.allowed]).toEqual([]);
+  });
+
+  test('it is raised on a CPU while that is alone on its core; the module and the audit stream are told', () => {
+    const { guest, set, events } = setUp();
+    const withheld = () => guest.engine.cpus.map(({ mwaitWithheld }) => mwaitWithheld);
+    guest.call(G.probe);
+    const count = guest.engine.cpus.length;
+    expect([withheld(), usable(guest), events]).toEqual([Array(count).fill(true), Array(count).fill(0), []]);
+    set.setAlone(1, true);
+    expect([withheld()[1], usable(guest)[1], withheld()[0], usable(guest)[0]]).toEqual([false, 2, true, 0]);
+    set.setAlone(1, true);
+    set.setAlone(1, false);
+    expect([withheld()[1], usable(guest)[1]]).toEqual([true, 0]);
+    expect(events[0]).toMatchObject({ module: 'tiny', instance: 1, privilege: 'MONITOR and MWAIT' });
+    expect(brief(events)).toEqual(['privilege.raised 1', 'privilege.lowered 1']);
+  });
+
+  test('a module that is loaded later finds what holds then; nobody is told when nobody holds it', () => {
+    const { guest, set, events } = setUp();
+    unload(guest);
+    set.setAlone(0, true);
+    expect(events).toEqual([]);
+    guest.start(tinyImage({ privateName: STATUS_SECTION }));
+    guest.call(G.probe);
+    expect(usable(guest)[0]).toBe(2);
+    expect(brief(events)).toEqual(['privilege.raised 0']);
+  });
+});
+
 test.each<[string, PrivilegeGrant]>([
   ['a secret without a name', { kind: 'secret', parameters: { sealed: 'A'.repeat(80) } }],
   ['a secret with a path for a name', { kind: 'secret', parameters: { name: '../key', sealed: 'A'.repeat(80) } }],
@@ -168,6 +244,7 @@ test.each<[string, PrivilegeGrant]>([
   ['a port out of range', { kind: 'io-port', parameters: { ports: [0x1_0000] } }],
   ['the gate port', { kind: 'io-port', parameters: { ports: '0x50-0x5f' } }],
   ['three ends', { kind: 'io-port', parameters: { ports: '0x70-0x71-0x72' } }],
+  ['a parameter of mwait', { kind: 'mwait', parameters: { cpus: 1 } }],
   ['an unknown parameter', { kind: 'io-port', parameters: { ports: '0x70', size: 2 } }],
 ])('P10 %s is refused', (_, grant) => {
   expect(() => checkPrivilege(grant)).toThrow(UserError);

@@ -10,6 +10,7 @@ import type { PrivilegeGrant } from '../policy/grant.ts';
 import type { Held } from './holders.ts';
 import { IO_PORT, IoPortPrivilege, ioPortParameters } from './io-port.ts';
 import { isOwnMsr, MSR, MsrBank, MsrPrivilege, msrParameters } from './msr.ts';
+import { MWAIT, type MwaitEvent, MwaitPrivilege, mwaitParameters } from './mwait.ts';
 import { PCI_DEVICE, PciDevicePrivilege, pciDeviceParameters } from './pci-device.ts';
 import type { PciDeviceParameters, PciDevicePort } from './pci-device.ts';
 import { SECRET, type SecretModule, SecretPrivilege, secretParameters } from './secret.ts';
@@ -20,6 +21,7 @@ const CHECKS = {
   [PCI_DEVICE]: pciDeviceParameters,
   [MSR]: msrParameters,
   [IO_PORT]: ioPortParameters,
+  [MWAIT]: mwaitParameters,
   [SECRET]: secretParameters,
 } as const;
 type Kind = keyof typeof CHECKS;
@@ -45,6 +47,8 @@ export interface PrivilegePorts {
   vmmKey?: string;
   /** First values of the VMM's own MSRs. */
   msrs?: readonly { index: number; value: bigint }[];
+  /** For the audit stream. */
+  report?(event: MwaitEvent): void;
   log: Log;
 }
 
@@ -54,9 +58,11 @@ export class PrivilegeSet {
   private readonly shared = new Map<string, Privilege>();
   private readonly msrBank = new MsrBank();
   private readonly msrPrivileges: MsrPrivilege[] = [];
+  private readonly mwait: MwaitPrivilege;
 
   constructor(private readonly ports: PrivilegePorts) {
     this.windows = new WindowRegistry(ports.engine, ports.log);
+    this.mwait = new MwaitPrivilege(ports.engine.cpus, (event) => ports.report?.(event));
     for (const { index, value } of ports.msrs ?? []) this.msrBank.write(index, value);
   }
 
@@ -78,6 +84,9 @@ export class PrivilegeSet {
         this.msrPrivileges.push(privilege);
         return privilege;
       }
+      case MWAIT:
+        mwaitParameters(grant.parameters);
+        return this.mwait;
       case SECRET: {
         const { vmmKey, log } = this.ports;
         if (vmmKey === undefined)
@@ -97,6 +106,11 @@ export class PrivilegeSet {
       if (owner !== undefined && (owner as Held | null)?.heldBy(cpu) !== true) return false;
     }
     return true;
+  }
+
+  /** A virtual CPU is alone on its physical core from now on, or no longer. It must not be running. */
+  setAlone(cpu: number, alone: boolean): void {
+    this.mwait.setAlone(cpu, alone);
   }
 
   /** Reads (no `value`) or writes one of the VMM's own MSRs. undefined: there is none of that index. null: this CPU may not, now; #GP. */

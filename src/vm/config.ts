@@ -5,6 +5,7 @@ import type { BootProtocol } from '../machine/boot/index.ts';
 import type { AuditEvent } from '../monitor/audit.ts';
 import type { NetSpec } from '../net/index.ts';
 import type { Manifest } from '../policy/manifest.ts';
+import type { MwaitEvent } from '../privileges/mwait.ts';
 
 /** A guarded module made known to the VMM: its image, its manifest, and the signed grants offered for it (JSON as read). */
 export interface RegisteredModule {
@@ -87,8 +88,10 @@ export interface CpuReport {
   /** Where it is, or was last. */
   core: number;
   instructions: number;
-  /** Times that it halted. */
+  /** Times that it halted, that it waited by MWAIT, and that MWAIT was refused. */
   halts: number;
+  waits: number;
+  refusedWaits: number;
   /** Exits that the monitor answered. */
   crossings: number;
 }
@@ -130,7 +133,8 @@ export type VmCommand =
   | { kind: 'input'; bytes: Uint8Array }
   | { kind: 'stop' }
   | { kind: 'link'; card: number; up: boolean }
-  | { kind: 'search'; id: number; needles: Uint8Array[] };
+  | { kind: 'search'; id: number; needles: Uint8Array[] }
+  | { kind: 'pin'; cpu: number; core: number };
 
 /** How often each needle lies in guest memory, at any byte: as the host sees it, and as a bus-mastering device reads it. */
 export interface MemorySearch {
@@ -148,6 +152,8 @@ export type VmEvent =
   | { event: 'vm.started'; time: number; name: string; engine: string; memory: number; cpus: number; cores: number }
   | { event: 'cpu.moved'; time: number; cpu: number; from: number; to: number }
   | { event: 'card.link'; time: number; card: number; up: boolean }
+  | (MwaitEvent & { time: number })
+  | { event: 'mwait.refused'; time: number; module: string; cpu: number; count: number }
   | { event: 'vm.ended'; time: number; outcome: Outcome }
   | {
       event: 'window.refused';

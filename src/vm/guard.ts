@@ -36,6 +36,10 @@ export interface Guard {
   portRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'io' }>): boolean;
   /** Answers an access to one of the VMM's own MSRs, through RDX:RAX. False: there is none of that index, or this CPU may not; #GP. */
   msrAccess(cpu: Cpu, write: boolean, index: number): boolean;
+  /** A virtual CPU is alone on its core from now on, or no longer. It must not be running. */
+  setAlone(cpu: number, alone: boolean): void;
+  /** Records an MWAIT on a CPU on which it is lowered. */
+  mwaitRefused(cpu: Cpu): void;
   /** Records a refused access to a withheld window. */
   windowRefused(cpu: Cpu, exit: Extract<Exit, { kind: 'mmio' }>): void;
   report(): Pick<VmReport, 'crossings' | 'callOuts' | 'modules' | 'refusals' | 'refusedAccesses'>;
@@ -46,6 +50,8 @@ export interface Guard {
 /** Events of refused accesses that are sent one by one; after that each tenfold count. A probe in a loop must not flood the stream. */
 const EVENTS_EACH = 16;
 
+const worthAnEvent = (count: number) => count <= EVENTS_EACH || Number.isInteger(Math.log10(count));
+
 export function createGuard(config: VmConfig, engine: Engine, board: Board, ports: VmPorts): Guard {
   const log = createLog('monitor', ports.log, config.log);
   const privileges = new PrivilegeSet({
@@ -54,6 +60,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     pciDevice: (address) => pciDevice(board, address),
     vmmKey: config.vmmKey,
     msrs: config.msrs,
+    report: (event) => ports.event({ ...event, time: engine.clock.now() }),
   });
   const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
   const audit = (event: AuditEvent) => {
@@ -73,6 +80,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
   const monitor = createMonitor({ engine, modules, log, audit });
   const watch = config.watch ? new Watch(engine) : undefined;
   const accesses = { reads: 0, writes: 0, interrupted: 0 };
+  let refusedWaits = 0;
 
   const refuse = (cpu: Cpu, space: 'memory' | 'port' | 'msr', address: number, write: boolean) => {
     if (write) accesses.writes += 1;
@@ -81,7 +89,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     const interrupted = monitor.crossings.eventOut > monitor.crossings.resume;
     if (interrupted) accesses.interrupted += 1;
     const count = accesses.reads + accesses.writes;
-    if (count > EVENTS_EACH && !Number.isInteger(Math.log10(count))) return;
+    if (!worthAnEvent(count)) return;
     const owner = space === 'msr' ? undefined : board.pci.ownerOf(space === 'port' ? 'io' : 'memory', address);
     const event: VmEvent = {
       event: 'window.refused',
@@ -124,6 +132,13 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
         cpu.registers.words[REG.rdx] = answer >> 32n;
       }
       return true;
+    },
+    setAlone: (cpu, alone) => privileges.setAlone(cpu, alone),
+    mwaitRefused(cpu) {
+      refusedWaits += 1;
+      if (!worthAnEvent(refusedWaits)) return;
+      const module = monitor.insideModule(cpu) ?? '?';
+      ports.event({ event: 'mwait.refused', time: engine.clock.now(), module, cpu: cpu.index, count: refusedWaits });
     },
     windowRefused: (cpu, exit) => refuse(cpu, 'memory', exit.gpa, exit.write),
     report() {

@@ -23,6 +23,8 @@ export interface RunningVm {
   setLink(card: number, up: boolean): void;
   /** The guest stands still, soon and until told otherwise. Its clock goes on. */
   hold(on: boolean): void;
+  /** Moves a virtual CPU to a core, and keeps it there. Throws RangeError where there is no such CPU or core. */
+  pin(cpu: number, core: number): void;
   /** Ends the run soon, with outcome 'stopped'; a guest that is held, too. */
   stop(): void;
   /** Resolves when the machine has ended. Rejects with UserError for bad configuration, with Error for a defect. */
@@ -50,6 +52,8 @@ export interface WorkerData {
   bell: SharedArrayBuffer;
   links: (SharedArrayBuffer | undefined)[];
 }
+
+const isBelow = (index: number, count: number) => Number.isInteger(index) && index >= 0 && index < count;
 
 export async function startVm(config: VmConfig, listener: VmListener): Promise<RunningVm> {
   const bell = new SharedArrayBuffer(4 * Object.keys(BELL).length);
@@ -133,6 +137,14 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
       Atomics.store(words, BELL.held, on ? 1 : 0);
       Atomics.notify(words, BELL.held);
       ring();
+    },
+    pin(cpu, core) {
+      const cpus = config.cpus ?? 1;
+      const cores = config.cores ?? cpus;
+      if (!(isBelow(cpu, cpus) && isBelow(core, cores))) {
+        throw new RangeError(`virtual CPU ${cpu} cannot be pinned to core ${core}: there are ${cpus} and ${cores}, counted from 0`);
+      }
+      post({ kind: 'pin', cpu, core });
     },
     stop() {
       Atomics.store(words, BELL.stopping, 1);

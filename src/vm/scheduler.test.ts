@@ -187,6 +187,56 @@ describe('cores', () => {
   });
 });
 
+describe('alone on a core', () => {
+  const setUpAlone = (count: number, options: Partial<SchedulerOptions>) => {
+    const told: [number, boolean][] = [];
+    const found = setUp(count, { alone: (cpu, alone) => told.push([cpu, alone]), ...options });
+    return { ...found, told, take: () => told.splice(0) };
+  };
+
+  test('is told at the start, and at every change, to those concerned and no one else', () => {
+    const { scheduler, take } = setUpAlone(4, { cores: 3 });
+    expect(take()).toEqual([
+      [1, true],
+      [2, true],
+    ]);
+    scheduler.pin(2, 1);
+    expect(take()).toEqual([
+      [1, false],
+      [2, false],
+    ]);
+    scheduler.pin(3, 1); // the third there; CPU 0 is left by it
+    expect(take()).toEqual([[0, true]]);
+    scheduler.pin(2, 2);
+    expect(take()).toEqual([[2, true]]);
+    scheduler.pin(3, 0);
+    expect(take()).toEqual([
+      [0, false],
+      [1, true],
+    ]);
+    scheduler.pin(3, 0);
+    expect(take()).toEqual([]);
+  });
+
+  test('what the balance moves is told too', () => {
+    const { scheduler, runFor, take, moves } = setUpAlone(2, {
+      cores: 2,
+      pins: new Map([
+        [0, 0],
+        [1, 0],
+      ]),
+    });
+    expect(take()).toEqual([]);
+    scheduler.pin(1, undefined);
+    runFor(100 * MS);
+    expect(moves).toHaveLength(1);
+    expect(take()).toEqual([
+      [1, true],
+      [0, true],
+    ]);
+  });
+});
+
 describe('seed', () => {
   const run = (seed: number | undefined) => {
     const { turns, scheduler, now } = setUp(3, { cores: 2, seed });

@@ -11,7 +11,7 @@ export interface Schedulable {
   /** It has something to do: to execute, or to look at what arrived for it. */
   readonly runnable: boolean;
   /**
-   * Executes until `until` (ns) at most. With `yields`, a busy wait gives up the turn. True if it did.
+   * Executes until `until` (ns) at most. With `yields`, a busy wait gives up the turn. True if the turn was given up.
    */
   run(until: number, yields: boolean): boolean;
 }
@@ -28,6 +28,8 @@ export interface SchedulerOptions {
   readonly seed?: number;
   /** A virtual CPU was moved. */
   moved?(cpu: number, from: number, to: number): void;
+  /** A virtual CPU is alone on its core from now on, or no longer. At the start, for each that is. */
+  alone?(cpu: number, alone: boolean): void;
 }
 
 /** A turn while others wait, ns. */
@@ -61,6 +63,7 @@ export class Scheduler {
   private readonly cores: readonly Core[];
   private readonly pins: Map<number, number>;
   private readonly place: number[];
+  private readonly solitary: boolean[];
   private readonly random: () => number;
   /** Whose turn it is, -1 for nobody's, and when it ends for those who wait. */
   private current = -1;
@@ -84,6 +87,8 @@ export class Scheduler {
     this.place.forEach((core, cpu) => {
       this.cores[core].queue.push(cpu);
     });
+    this.solitary = cpus.map(() => false);
+    for (const core of this.cores) this.company(core);
     this.random = seed === undefined ? () => 0 : generator(seed);
     this.demand = new Float64Array(cpus.length);
     this.accounted = this.balanced = options.now();
@@ -161,7 +166,19 @@ export class Scheduler {
     queue.splice(queue.indexOf(cpu), 1);
     this.cores[to].queue.push(cpu);
     this.place[cpu] = to;
+    this.company(this.cores[to]);
+    this.company(this.cores[from]);
     this.options.moved?.(cpu, from, to);
+  }
+
+  /** Tells who is alone on a core now and was not, or the other way round. */
+  private company({ queue }: Core): void {
+    const alone = queue.length === 1;
+    for (const cpu of queue) {
+      if (this.solitary[cpu] === alone) continue;
+      this.solitary[cpu] = alone;
+      this.options.alone?.(cpu, alone);
+    }
   }
 
   private check(cpu: number, core: number): void {

@@ -25,6 +25,7 @@ function setUp(cpus = 2) {
   const engine = new FakeEngine({ cpus });
   const ends: Outcome[] = [];
   const resets: number[] = [];
+  const refused: number[] = [];
   const vcpus: Vcpu[] = [];
   const board = createBoard({
     memory: engine.memory,
@@ -42,6 +43,9 @@ function setUp(cpus = 2) {
     portRefused: () => false,
     windowRefused: () => {},
     msrAccess: () => false,
+    mwaitRefused: ({ index }: { index: number }) => {
+      refused.push(index);
+    },
     reset: ({ index }: { index: number }) => {
       resets.push(index);
     },
@@ -60,7 +64,7 @@ function setUp(cpus = 2) {
     vcpus[cpu].run(1e6, false);
   };
   const enableApic = (cpu: number) => perform(cpu, write(LAPIC + SPURIOUS, 0x1ff));
-  return { engine, board, vcpus, ends, resets, perform, send, start, enableApic };
+  return { engine, board, vcpus, ends, resets, refused, perform, send, start, enableApic };
 }
 const HALT: Exit = { kind: 'halt' };
 
@@ -193,17 +197,93 @@ describe('halting', () => {
     engine.cpus[1].instructions = 7;
     perform(1, HALT);
     expect(vcpus.map((vcpu) => vcpu.report())).toEqual([
-      { cpu: 0, instructions: 0, halts: 0, crossings: 0 },
-      { cpu: 1, instructions: 7, halts: 1, crossings: 0 },
+      { cpu: 0, instructions: 0, halts: 0, waits: 0, refusedWaits: 0, crossings: 0 },
+      { cpu: 1, instructions: 7, halts: 1, waits: 0, refusedWaits: 0, crossings: 0 },
     ]);
   });
 });
 
+describe('MWAIT', () => {
+  const mwait = (extensions = 0, refused = false): Exit => ({ kind: 'mwait', hints: 0, extensions, refused });
+  /** CPU 1 waits, with interrupts on or masked. */
+  const waiting = (masked: boolean, extensions = 0) => {
+    const found = setUp();
+    const { engine, vcpus, perform, start, enableApic } = found;
+    start(1);
+    enableApic(1);
+    const cpu = engine.cpus[1];
+    cpu.canInterrupt = !masked;
+    cpu.monitoring = true;
+    perform(1, mwait(extensions));
+    vcpus[1].run(1e6, false); // what came before would wake it now
+    return { ...found, cpu, vcpu: vcpus[1] };
+  };
+
+  test('it waits until its line is stored to', () => {
+    const { cpu, vcpu } = waiting(true);
+    expect([vcpu.state, vcpu.runnable, vcpu.stuck]).toEqual(['monitoring', false, false]);
+    cpu.monitoring = false;
+    expect(vcpu.runnable).toBe(true);
+    vcpu.run(1e6, false);
+    expect(vcpu.state).toBe('running');
+    expect(vcpu.report()).toMatchObject({ halts: 0, waits: 1, refusedWaits: 0 });
+  });
+
+  test('an interrupt that can be taken is taken', () => {
+    const { cpu, vcpu, send } = waiting(false);
+    send(1, FIXED | 0x41);
+    vcpu.run(1e6, false);
+    expect(vcpu.state).toBe('running');
+    expect(cpu.delivered.map(({ event }) => event.vector)).toEqual([0x41]);
+  });
+
+  test('one that is masked ends the wait with the extension, and stays pending; without it the CPU sleeps on', () => {
+    for (const [extensions, state] of [
+      [1, 'running'],
+      [0, 'monitoring'],
+    ] as const) {
+      const { cpu, vcpu, send, board } = waiting(true, extensions);
+      send(1, FIXED | 0x41);
+      vcpu.run(1e6, false);
+      expect(vcpu.state).toBe(state);
+      expect(cpu.delivered).toEqual([]);
+      expect(board.interruptFor(1)).toBe(0x41);
+    }
+  });
+
+  test('an NMI ends it, and so does whoever may end it at any time', () => {
+    const { vcpu, send } = waiting(true);
+    send(1, NMI);
+    vcpu.run(1e6, false);
+    expect(vcpu.state).toBe('running');
+    const other = waiting(true).vcpu;
+    other.wake();
+    expect(other.runnable).toBe(true);
+  });
+
+  test('what ends no MWAIT ends no HLT either', () => {
+    const { vcpus, perform, start } = setUp();
+    start(1);
+    perform(1, HALT);
+    vcpus[1].run(1e6, false);
+    vcpus[1].wake();
+    expect(vcpus[1].state).toBe('halted');
+  });
+
+  test('refused, it goes on at once and is recorded', () => {
+    const { vcpus, perform, start, refused } = setUp();
+    start(1);
+    perform(1, mwait(1, true));
+    expect(vcpus[1].state).toBe('running');
+    expect(refused).toEqual([1]);
+    expect(vcpus[1].report()).toMatchObject({ waits: 0, refusedWaits: 1 });
+  });
+});
+
 describe('exits', () => {
-  test('a busy wait is given up only when asked for, and only before its time', () => {
+  test('a turn is given up when the engine comes back before its time', () => {
     const { engine, vcpus } = setUp();
     expect(vcpus[0].run(1e6, true)).toBe(true); // the scripted engine comes back at once
-    expect(vcpus[0].run(1e6, false)).toBe(false);
     engine.time = 1e6;
     expect(vcpus[0].run(1e6, true)).toBe(false);
   });

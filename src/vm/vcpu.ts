@@ -12,20 +12,22 @@ import type { CpuReport, Outcome } from './config.ts';
 import type { Guard } from './guard.ts';
 import type { Schedulable } from './scheduler.ts';
 
-/** waiting: for a start-up message, after power-up or INIT (Intel SDM vol. 3, 9.4). halted: by HLT or MWAIT. */
-export type VcpuState = 'waiting' | 'running' | 'halted';
+/** waiting: for a start-up message, after power-up or INIT (Intel SDM vol. 3, 9.4). halted: by HLT. monitoring: by MWAIT, until its line is stored to. */
+export type VcpuState = 'waiting' | 'running' | 'halted' | 'monitoring';
 
 /** What a virtual CPU needs of its machine. */
 export interface VcpuPorts {
   engine: Pick<Engine, 'clock' | 'memory'>;
   board: Pick<Board, 'lapic' | 'io' | 'mmio' | 'interruptFor' | 'acknowledgeInterrupt'>;
-  guard: Pick<Guard, 'handle' | 'reset' | 'portRefused' | 'windowRefused' | 'msrAccess'>;
+  guard: Pick<Guard, 'handle' | 'reset' | 'portRefused' | 'windowRefused' | 'msrAccess' | 'mwaitRefused'>;
   log: Log;
   /** The machine ends. */
   end(outcome: Outcome): void;
 }
 
 const INTERRUPT_FLAG = 0x200;
+/** MWAIT extensions (Intel SDM vol. 2, MWAIT): ECX bit 0. */
+const BREAK_ON_INTERRUPT = 1;
 /** MSRs that the guest tried in vain and that were logged. */
 const UNKNOWN_MSRS = 256;
 
@@ -35,6 +37,10 @@ export class Vcpu implements Schedulable {
   /** Something may have arrived since this CPU last looked. */
   private attention = false;
   private halts = 0;
+  private waits = 0;
+  private refusedWaits = 0;
+  /** MWAIT ends for interrupts that RFLAGS.IF masks. */
+  private breaksOnMasked = false;
   private crossings = 0;
   private readonly unknownMsrs = new Set<number>();
   private readonly msrWords = new Uint32Array(2);
@@ -54,24 +60,32 @@ export class Vcpu implements Schedulable {
   }
 
   get runnable(): boolean {
-    return this.attention || this.state === 'running';
+    return this.attention || this.state === 'running' || (this.state === 'monitoring' && !this.cpu.monitoring);
   }
 
   /** True while no interrupt wakes it: only an NMI or another CPU's INIT or start-up message can. */
   get stuck(): boolean {
     if (this.runnable) return false;
+    if (this.state === 'monitoring') return false; // a device may store
     return this.state === 'waiting' || (this.cpu.registers.halves[2 * REG.rflags] & INTERRUPT_FLAG) === 0;
   }
 
   run(until: number, yields: boolean): boolean {
     this.attention = false;
     if (this.lapic.eventPending) this.takeEvents();
+    if (this.state === 'monitoring' && !this.cpu.monitoring) this.state = 'running';
     if (this.state !== 'waiting') this.offerInterrupt();
     return this.state === 'running' && this.dispatch(this.cpu.run(until, yields), until, yields);
   }
 
   report(): Omit<CpuReport, 'core'> {
-    return { cpu: this.cpu.index, instructions: this.cpu.instructions, halts: this.halts, crossings: this.crossings };
+    const { cpu, halts, waits, refusedWaits, crossings } = this;
+    return { cpu: cpu.index, instructions: cpu.instructions, halts, waits, refusedWaits, crossings };
+  }
+
+  /** Ends a wait by MWAIT, as it may end at any time. */
+  wake(): void {
+    if (this.state === 'monitoring') this.state = 'running';
   }
 
   /** Hands the CPU an interrupt that its local APIC, or the 8259s, have for it. One that halted with interrupts off sleeps on. */
@@ -83,6 +97,7 @@ export class Vcpu implements Schedulable {
     if (board.interruptFor(cpu.index) < 0) return;
     if (!cpu.canInterrupt) {
       cpu.requestInterruptWindow();
+      if (this.breaksOnMasked) this.wake();
       return;
     }
     const vector = board.acknowledgeInterrupt(cpu.index);
@@ -142,7 +157,19 @@ export class Vcpu implements Schedulable {
     this.attention = true; // what came before it halted wakes it at once
   }
 
-  /** Answers an exit. True if the CPU gave up its turn in a busy wait. */
+  private mwait({ extensions, refused }: Extract<Exit, { kind: 'mwait' }>): void {
+    if (refused) {
+      this.refusedWaits += 1;
+      this.ports.guard.mwaitRefused(this.cpu);
+      return;
+    }
+    this.state = 'monitoring';
+    this.waits += 1;
+    this.breaksOnMasked = (extensions & BREAK_ON_INTERRUPT) !== 0;
+    this.attention = true;
+  }
+
+  /** Answers an exit. True if the CPU gave up its turn: in a busy wait, or to another that it woke by a store. */
   private dispatch(first: Exit, until: number, yields: boolean): boolean {
     const {
       cpu,
@@ -174,8 +201,10 @@ export class Vcpu implements Schedulable {
         this.msrAccess(exit.write, exit.index);
         return false;
       case 'halt':
-      case 'mwait':
         this.halt();
+        return false;
+      case 'mwait':
+        this.mwait(exit);
         return false;
       case 'shutdown':
         end({ kind: 'crash' });
@@ -186,7 +215,7 @@ export class Vcpu implements Schedulable {
       case 'window':
         return false;
       case 'budget':
-        return yields && engine.clock.now() < until;
+        return engine.clock.now() < until;
       default:
         return unreachable(exit);
     }

@@ -57,6 +57,10 @@ export class Vm {
       pins: new Map(config.pins),
       seed: config.seed,
       now: () => engine.clock.now(),
+      alone: (cpu, alone) => {
+        guard.setAlone(cpu, alone);
+        this.vcpus[cpu].wake();
+      },
       moved: (cpu, from, to) => ports.event({ event: 'cpu.moved', time: engine.clock.now(), cpu, from, to }),
     });
   }
@@ -126,6 +130,11 @@ export class Vm {
   /** For checks from outside: where bytes lie that no one in the guest should have. */
   search(needles: readonly Uint8Array[]): MemorySearch {
     return searchMemory(this.engine.memory, needles);
+  }
+
+  /** Keeps a virtual CPU on a core from now on. Throws RangeError where there is no such CPU or core. */
+  pin(cpu: number, core: number): void {
+    this.scheduler.pin(cpu, core);
   }
 
   /** Takes frames that arrived from the main thread. */

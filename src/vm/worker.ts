@@ -38,6 +38,7 @@ try {
         if (command.kind === 'input') vm.input(command.bytes);
         else if (command.kind === 'search') send({ kind: 'searched', id: command.id, search: vm.search(command.needles) });
         else if (command.kind === 'link') vm.setLink(command.card, command.up);
+        else if (command.kind === 'pin') vm.pin(command.cpu, command.core);
         else vm.stop();
       }
       vm.pollLinks();

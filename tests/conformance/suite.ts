@@ -7,6 +7,7 @@ import { eventTests } from './events.ts';
 import { Guest } from './guest.ts';
 import { identityTests } from './identity.ts';
 import { modeTests } from './modes.ts';
+import { monitorTests } from './monitor.ts';
 import { pagingTests } from './paging.ts';
 import { shadowStackTests } from './shadow-stack.ts';
 import { smpTests } from './smp.ts';
@@ -51,6 +52,9 @@ export function conformance(name: string, createEngine: CreateEngine): void {
     });
     describe('shadow stack', () => {
       shadowStackTests(boot);
+    });
+    describe('MONITOR and MWAIT', () => {
+      monitorTests(boot);
     });
     describe('several CPUs', () => {
       smpTests(boot);

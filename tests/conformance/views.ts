@@ -187,22 +187,6 @@ export function viewTests(boot: Boot): void {
     expect([guest.get('rip'), guest.get('rsp')]).toEqual([BigInt(SMALL + 0x10), 0x1_8000n]);
   });
 
-  test('MONITOR and MWAIT are undefined unless allowed', () => {
-    const { guest, view } = load(boot, '0f 01 c8 0f 01 c9 90');
-    guest.set('rax', DATA);
-    guest.set('rcx', 0);
-    guest.cpu.enter(view);
-    expect(event(guest.run())).toMatchObject({ vector: 6 });
-    view.setAllowed(new Set(['monitor-mwait'] as const));
-    expect([...view.allowed]).toEqual(['monitor-mwait']);
-    expect(guest.run()).toMatchObject({ kind: 'mwait', hints: DATA, extensions: 0 });
-    expect(guest.get('rip')).toBe(BigInt.asUintN(64, BigInt(TEXT + 6)));
-    guest.cpu.enter(guest.engine.untrusted);
-    guest.put(CODE, '0f 01 c8');
-    guest.set('rip', CODE);
-    expect(guest.runToHandler()).toMatchObject({ vector: 6 });
-  });
-
   test('vector instructions exit with vector 7 unless allowed', () => {
     const { guest, view } = load(boot, '66 0f ef c0 e6 f1'); // pxor %xmm0,%xmm0
     guest.cpu.enter(view);

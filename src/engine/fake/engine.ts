@@ -81,6 +81,8 @@ export class FakeCpu implements Cpu {
   readonly shadowStack = { halves: new Uint32Array(4 * SHADOW_STACK_DEPTH), depth: 0 };
   privilegeLevel = 0;
   view: View;
+  monitoring = false;
+  mwaitWithheld = false;
   canInterrupt = true;
   instructions = 0;
   readonly vectorSize = VECTOR_SIZE;
@@ -185,6 +187,9 @@ export class FakeCpu implements Cpu {
   enter(view: View): void {
     if ((view as FakeView).destroyed) throw new Error(`entering the destroyed view ${view.name}`);
     this.view = view;
+  }
+  withholdMwait(withheld: boolean): void {
+    this.mwaitWithheld = withheld;
   }
   inject(vector: number): void {
     this.deliver({ type: 'interrupt', vector, errorCode: -1, address: 0n });

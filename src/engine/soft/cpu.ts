@@ -25,6 +25,9 @@ import {
   FORCED_VECTOR,
   GPR,
   INJECTED,
+  MONITOR_LINE,
+  MWAIT_STATE,
+  MWAIT_WITHHELD,
   NMI_BLOCKED,
   NMI_PENDING,
   NO_CODE,
@@ -135,6 +138,9 @@ export class SoftCpu implements Cpu {
   }
   get view(): View {
     return this.current;
+  }
+  get monitoring(): boolean {
+    return Atomics.load(this.words, (this.block + MONITOR_LINE) >>> 2) !== 0;
   }
   get instructions(): number {
     return this.getLong(COUNT);
@@ -309,6 +315,10 @@ export class SoftCpu implements Cpu {
     this.core.enterView(this.current.descriptor);
   }
 
+  withholdMwait(withheld: boolean): void {
+    this.put(MWAIT_WITHHELD, withheld ? 1 : 0);
+  }
+
   readSystem(): SystemRegisters {
     return this.system.read();
   }
@@ -331,6 +341,8 @@ export class SoftCpu implements Cpu {
     keepEvents(this.space, this.block, EVENT_DROP | EVENT_KICK | EVENT_VIEWS); // what waited to be delivered is gone
     this.put(EXIT_REPLAY, REPLAY_NONE);
     this.shadowStack.depth = 0;
+    this.put(MONITOR_LINE, 0);
+    this.put(MWAIT_STATE, 0);
     if (kind === 'power-up') this.core.initVector();
     this.core.systemChanged();
   }

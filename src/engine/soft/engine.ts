@@ -20,7 +20,7 @@ import { instantiate, loadCore } from './core.ts';
 import { VIEW } from './core/layout.ts';
 import { SoftCpu } from './cpu.ts';
 import { HostPages } from './host-pages.ts';
-import { createSpace, MAX_CPUS, pageWritten, type Space } from './space.ts';
+import { createSpace, MAX_CPUS, type Space, written } from './space.ts';
 import { statistics } from './statistics.ts';
 import { type SoftView, ViewTable } from './views.ts';
 
@@ -123,8 +123,7 @@ function guestMemory(space: Space): GuestMemory {
     bytes: new Uint8Array(space.memory.buffer, space.ram, space.ramSize),
     words: new Uint32Array(space.memory.buffer, space.ram, space.ramSize / 4),
     written: (gpa: number, length: number) => {
-      const end = Math.min(gpa + length, space.ramSize);
-      for (let page = Math.floor(gpa / PAGE_SIZE) * PAGE_SIZE; page < end; page += PAGE_SIZE) pageWritten(space, space.ram + page);
+      written(space, space.ram + gpa, Math.min(length, space.ramSize - gpa));
     },
   };
 }

@@ -86,7 +86,7 @@ export class Exits {
   private readonly io = record('io', { port: 0, size: 1, write: false, value: 0, address: 0 });
   private readonly mmio = record('mmio', { gpa: 0, size: 1, write: false, value: 0, refused: false });
   private readonly halt = record('halt', {});
-  private readonly mwait = record('mwait', { hints: 0, extensions: 0 });
+  private readonly mwait = record('mwait', { hints: 0, extensions: 0, refused: false });
   private readonly msr = record('msr', { write: false, index: 0 });
   private readonly event = record('event', { event: { type: 'interrupt', vector: 0, errorCode: -1, address: 0n } });
   private readonly fetch = record('fetch', { address: 0 });
@@ -125,6 +125,7 @@ export class Exits {
       case EXIT_MWAIT:
         this.mwait.hints = this.word(EXIT_PORT);
         this.mwait.extensions = this.word(EXIT_EXTENSIONS);
+        this.mwait.refused = this.word(EXIT_VALUE) !== 0;
         return this.mwait;
       case EXIT_MSR:
         this.msr.index = this.word(EXIT_PORT);

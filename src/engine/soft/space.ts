@@ -15,6 +15,10 @@ import {
   EVENTS,
   FIXED_SIZE,
   FRAME_CODE,
+  FRAME_MONITORED,
+  FRAME_NOTICED,
+  MONITOR_LINE,
+  MONITOR_LINE_SIZE,
   SET_HEADER,
   SHARED,
   SHARED_CLOCK,
@@ -36,6 +40,8 @@ const FIRST = 0x20_0000;
 export const MAX_VIEWS = 256;
 export const MAX_CPUS = 64;
 const WASM_PAGE = 0x1_0000;
+/** Pages of 4 GiB. */
+const FRAME_COUNT = 0x10_0000;
 const LARGE = 0x20_0000;
 /** Decoded code of one CPU: about 700,000 instructions. */
 const CODE_BYTES = 0x200_0000;
@@ -80,7 +86,7 @@ export function createSpace(options: SpaceOptions): Space {
   const views = take(MAX_VIEWS * VIEW_SIZE);
   const fixedMax = 4096 + 4 * options.hostPages;
   const fixed = take(fixedMax * FIXED_SIZE);
-  const frames = take(0x10_0000);
+  const frames = take(FRAME_COUNT);
   const scratch = take(PAGE_SIZE);
   const codeBytes = Math.max(0x40_0000, Math.min(CODE_BYTES, Math.floor(CODE_BYTES_TOTAL / options.cpus / PAGE_SIZE) * PAGE_SIZE));
   const cpus = Array.from({ length: options.cpus }, () => take(SYSTEM_SIZE + codeBytes));
@@ -154,7 +160,34 @@ export function keepEvents(space: Space, block: number, bits: number): void {
   Atomics.and(space.words, (block + EVENTS) >>> 2, bits);
 }
 
-/** Tells all CPUs that the page of linear memory at `page` was written, if any has decoded code of it. */
+/** Tells all CPUs that [address, address + length) in linear memory was written: who has decoded code there drops it, who monitors a line there wakes. */
+export function written(space: Space, address: number, length: number): void {
+  const end = address + length;
+  for (let page = address - (address % PAGE_SIZE); page < end; page += PAGE_SIZE) {
+    const frame = space.bytes[space.frames + page / PAGE_SIZE] ?? 0;
+    if (!(frame & FRAME_NOTICED)) continue;
+    if (frame & FRAME_CODE) pageWritten(space, page);
+    if (frame & FRAME_MONITORED) linesStored(space, address, end);
+  }
+}
+
+/** Ends the waits for lines in [start, end), as `lineStored` of core/monitor.ts does for the CPUs' own stores. */
+function linesStored(space: Space, start: number, end: number): void {
+  for (const block of space.cpus) {
+    const at = (block + MONITOR_LINE) >>> 2;
+    const line = Atomics.load(space.words, at);
+    if (line !== 0 && line < end && line + MONITOR_LINE_SIZE > start) Atomics.compareExchange(space.words, at, line, 0);
+  }
+}
+
+/** No view allows MONITOR any more: pages that were used with it are as others again. No CPU is running. */
+export function forgetMonitored(space: Space): void {
+  for (let frame = space.frames; frame < space.frames + FRAME_COUNT; frame++) {
+    if ((space.bytes[frame] ?? 0) & FRAME_MONITORED) Atomics.and(space.bytes, frame, ~FRAME_MONITORED);
+  }
+}
+
+/** Tells all CPUs to drop what code they have decoded of the page of linear memory at `page`. */
 export function pageWritten(space: Space, page: number): void {
   const frame = space.frames + page / PAGE_SIZE;
   if (!((space.bytes[frame] ?? 0) & FRAME_CODE)) return;

@@ -20,7 +20,7 @@ import {
   VIEW_SHADOW_STACK,
   VIEW_SIZE,
 } from './core/layout.ts';
-import { MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
+import { forgetMonitored, MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
 
 const ALLOW: Record<Instruction, number> = { 'monitor-mwait': ALLOW_MWAIT, vector: ALLOW_VECTOR };
 
@@ -39,6 +39,7 @@ export class SoftView implements View {
     readonly descriptor: number,
     private readonly space: Space,
     private readonly place: (view: SoftView, count: number) => number,
+    private readonly monitorEnded: () => void,
     private readonly pageByAddress: (address: number) => HostPage,
   ) {
     this.word(VIEW_ID, id);
@@ -115,8 +116,10 @@ export class SoftView implements View {
     if (this.id === 0 && instructions.size > 0) throw new RangeError('the untrusted view allows nothing extra');
     let bits = 0;
     for (const instruction of instructions) bits |= ALLOW[instruction];
+    const monitored = (this.read(VIEW_ALLOWED) & ~bits & ALLOW_MWAIT) !== 0;
     this.word(VIEW_ALLOWED, bits);
     this.changed();
+    if (monitored) this.monitorEnded();
   }
   setShadowStack(on: boolean): void {
     if (this.id === 0) throw new RangeError('the untrusted view has no shadow stack');
@@ -148,7 +151,15 @@ export class ViewTable {
     if (slot < 0) slot = this.slots.length;
     if (slot >= MAX_VIEWS) throw new RangeError(`no more than ${MAX_VIEWS} views`);
     const descriptor = this.space.views + slot * VIEW_SIZE;
-    const view = new SoftView(this.nextId++, name, descriptor, this.space, (asker, count) => this.place(asker, count), this.pageByAddress);
+    const view = new SoftView(
+      this.nextId++,
+      name,
+      descriptor,
+      this.space,
+      (asker, count) => this.place(asker, count),
+      () => this.monitorEnded(),
+      this.pageByAddress,
+    );
     this.slots[slot] = view;
     return view;
   }
@@ -158,7 +169,13 @@ export class ViewTable {
     if (slot < 0) throw new RangeError(`view ${view.name} does not exist`);
     view.setFixedPages([]);
     view.setWindows([]);
+    if (view.allowed.size > 0) view.setAllowed(new Set());
     this.slots[slot] = undefined;
+  }
+
+  /** A view lost MONITOR. */
+  private monitorEnded(): void {
+    if (!this.all.some(({ allowed }) => allowed.has('monitor-mwait'))) forgetMonitored(this.space);
   }
 
   get all(): SoftView[] {

@@ -4,7 +4,8 @@
 // work-arounds: GenuineIntel with IA32_ARCH_CAPABILITIES saying "not affected" (msr.ts), the TSC's frequency in leaf 15h.
 import { cpu } from './state';
 import { shared } from './shared';
-import { CPU_INDEX, CR4, SHARED_CPU_COUNT } from './layout';
+import { CPU_INDEX, CR4, MONITOR_LINE_SIZE, SHARED_CPU_COUNT } from './layout';
+import { mwaitExists } from './monitor';
 import { PHYSICAL_BITS } from './paging';
 
 // Results of cpuid()
@@ -107,13 +108,18 @@ export function cpuid(leaf: u32, subleaf: u32): void {
       answer(MAX_LEAF, word(0x47656e75), word(0x6e74656c), word(0x696e6549));
       break;
     case 1:
-      answer(SIGNATURE, (index << 24) | (1 << (16 + roundedLog(count))) | (8 << 8), FEATURES_1C | (load<u64>(cpu, CR4) & (1 << 18) ? 1 << 27 : 0), FEATURES_1D
+      answer(SIGNATURE, (index << 24) | (1 << (16 + roundedLog(count))) | (8 << 8), FEATURES_1C | (load<u64>(cpu, CR4) & (1 << 18) ? 1 << 27 : 0)
+        | (mwaitExists() ? 1 << 3 : 0), FEATURES_1D
         | (count > 1 ? 1 << 28 : 0));
       break;
     case 2: // no descriptors: see leaf 4
       answer(0x00feff01, 0, 0, 0);
       break;
     case 4: cacheLeaf(subleaf, count); break;
+    case 5: // MONITOR and MWAIT: a line's size, extensions enumerated, interrupts as break events; no states but the one
+      if (mwaitExists()) answer(MONITOR_LINE_SIZE, MONITOR_LINE_SIZE, 3, 0);
+      else answer(0, 0, 0, 0);
+      break;
     case 7:
       if (subleaf == 0) answer(0, FEATURES_7B, FEATURES_7C, FEATURES_7D);
       else answer(0, 0, 0, 0);

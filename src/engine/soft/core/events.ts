@@ -8,6 +8,7 @@ import { getFlags, setFlags } from './flags';
 import { currentRip, OP_SEG } from './record';
 import { SS } from './segments';
 import { deliver } from './deliver';
+import { disarm } from './monitor';
 import { selectArray, refreshView } from './views';
 import { instructionsNow, run, settle } from './run';
 import {
@@ -15,7 +16,7 @@ import {
   EVENT_NMI, EVENT_STEP, EVENT_STEPPED, EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI,
   EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EVENTS, EXIT_BUDGET, EXIT_CODE, EXIT_EVENT, EXIT_FETCH,
   EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
-  FORCED_VECTOR, GPR, INJECTED, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT,
+  FORCED_VECTOR, GPR, INJECTED, MWAIT_STATE, NMI_BLOCKED, NMI_PENDING, NO_CODE, PENDING, PENDING_ADDRESS, PENDING_CODE, PENDING_EXIT, PENDING_FAULT,
   PENDING_NONE, PENDING_VECTOR, REPLAY_COUNT, REPLAY_INDEX, REPLAY_RIP, RFLAGS, RIP, SEG_BASE, SHADOW, SHADOW_COUNT, SHADOW_DEBUG,
   SHADOW_INTERRUPTS, STEP_FLAGS, TRAPS, VIEW, VIEW_ID, WINDOW_WANTED,
 } from './layout';
@@ -77,6 +78,7 @@ export function currentRipOrNext(): u64 {
 
 /** Executes from the architectural state until an exit; the host catches what it throws and calls `unwound`. */
 export function resume(): i32 {
+  if (load<u32>(cpu, MWAIT_STATE) != 0) disarm(); // the wait is over
   setFlags(load<u64>(cpu, RFLAGS));
   flagsChanged();
   return carryOn();

@@ -101,6 +101,9 @@ export const DROPPED_MAX = 32;
 export const SHADOW_COUNT = 0x4b8; // u64, instructions completed as the shadow began: while no more are, it holds
 export const GLOBAL_EPOCH = 0x4c4; // u32, like CODE_EPOCH for global pages: a change of address space keeps it
 export const DELIVERY = 0x4c0; // u32, 1 while an event is delivered: device memory does not answer then
+export const MONITOR_LINE = 0x4c8; // u32, address in linear memory of the line that MONITOR armed, 0 = none; from any thread
+export const MWAIT_STATE = 0x4cc; // u32: 0, or MWAIT_WAITS after EXIT_MWAIT until the CPU runs again
+export const MWAIT_WITHHELD = 0x4d0; // u32, set by the host: MWAIT does not wait on this CPU at present
 export const RESTART_RIP = 0x4b0; // u64, RIP of the RDMSR or WRMSR that left by an exit
 export const FILLS = 0x4a0; // u64, TLB fills
 export const FLUSHES = 0x4a8; // u64, translation sets cleared
@@ -122,7 +125,7 @@ export const VECTOR_SCRATCH = 0x800; // 1 KiB of temporaries of one instruction
 // 0xc00..0xc7f: exit record, read by the host side
 export const EXIT_SIZE = 0xc04; // u32
 export const EXIT_WRITE = 0xc08; // u32
-export const EXIT_VALUE = 0xc0c; // u32
+export const EXIT_VALUE = 0xc0c; // u32; MWAIT: 1 = withheld
 export const EXIT_PORT = 0xc10; // u32: port, MSR index, or MWAIT hints
 export const EXIT_EXTENSIONS = 0xc14; // u32: MWAIT extensions, 1 for an access that the view refuses
 export const EXIT_GPA = 0xc18; // f64
@@ -165,6 +168,8 @@ export const SHADOW_STACK_MISMATCH = 0;
 export const SHADOW_STACK_FULL = 1;
 export const SHADOW_STACK_FAR = 2;
 
+export const MWAIT_WAITS = 1;
+export const MONITOR_LINE_SIZE = 64; // bytes, as CPUID leaf 5 says
 export const SHADOW_INTERRUPTS = 1; // STI
 export const SHADOW_DEBUG = 2; // MOV SS, POP SS: debug traps wait too
 export const NO_CODE = 0x10000; // "no error code", "no vector"
@@ -196,6 +201,8 @@ export const FRAME_CODE = 1; // has decoded code
 export const FRAME_NO_READ = 2; // denied to the untrusted view, and likewise
 export const FRAME_NO_WRITE = 4;
 export const FRAME_NO_EXECUTE = 8;
+export const FRAME_MONITORED = 16; // MONITOR was used there
+export const FRAME_NOTICED = 17; // FRAME_CODE | FRAME_MONITORED: every write is looked at
 
 // The block shared by all CPUs
 export const SHARED_RAM = 0; // u32, address of guest physical address 0

@@ -5,7 +5,7 @@
  * to add to the low half of a linear address to get an address in linear memory. A tag is the linear page; an absent right is
  * a tag that no page has. An access is allowed when the page of its *last* byte equals the tag at the index of its *first*:
  * so the one comparison also finds page crossings. Everything else is the business of the slow functions: misses, crossings,
- * device memory, pages with decoded code, watched pages.
+ * device memory, pages with decoded code or a monitored line, watched pages.
  *
  * Three arrays make a set: supervisor, supervisor with EFLAGS.AC where SMAP is on, user. A CPU has several sets, each for one
  * pair of view and PCID, so neither a change of view nor one of address space forgets anything.
@@ -13,11 +13,12 @@
 import { cpu } from './state';
 import { frames, shared } from './shared';
 import { codeWritten } from './blocks';
-import { mmioRead, mmioWrite, watched } from './mmio';
+import { mmioRead, mmioWrite, watched, watchedPage } from './mmio';
+import { lineStored } from './monitor';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch, isCanonical } from './paging';
 import { canonicalFault, fetchExit } from './events';
 import {
-  DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
+  DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, FRAME_MONITORED, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
   TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SET_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SYS,
 } from './layout';
 
@@ -169,7 +170,7 @@ export function rmw64(la: u64): u64 {
 
 /**
  * The address in linear memory of the byte at `la`, good to the end of its page, if that is plain memory that allows the access;
- * 0 for device memory, watched pages and (writes) pages with decoded code. Faults where the access would fault.
+ * 0 for device memory, watched pages and (writes) pages whose writes are noticed. Faults where the access would fault.
  */
 // @ts-ignore: decorator
 @inline
@@ -318,11 +319,34 @@ export function writeVia(array: usize, la: u64, size: u32, value: u64): void {
     return;
   }
   watched(la, size, true);
-  if (load<u8>(frames + (host >>> 12)) & FRAME_CODE) dropCode(host & ~0xfff);
+  const frame = load<u8>(frames + (host >>> 12));
+  if (frame & FRAME_CODE) dropCode(host & ~0xfff);
   if (size == 8) store<u64>(host, value);
   else if (size == 4) store<u32>(host, <u32>value);
   else if (size == 2) store<u16>(host, <u16>value);
   else store<u8>(host, <u8>value);
+  if (frame & FRAME_MONITORED) lineStored(host, size);
+}
+
+/** The address in linear memory of the byte at `la`, 0 for device memory. Faults where reading it would. */
+export function readableAddress(la: u64): usize {
+  return translate(tlb, la, ACCESS_READ);
+}
+
+/**
+ * For a locked operation on aligned bytes at `la`, which a rmw function has read: where they lie, if `lockedDone` is called when they have
+ * been written; 0 for device memory and data breakpoints.
+ */
+export function lockedAddress(la: u64): usize {
+  const host = translate(tlb, la, ACCESS_WRITE);
+  return host != 0 && !watchedPage(la & ~0xfff) ? host : 0;
+}
+
+/** After a locked operation wrote `size` bytes at an address in linear memory. */
+export function lockedDone(host: usize, size: u32): void {
+  const frame = load<u8>(frames + (host >>> 12));
+  if (frame & FRAME_CODE) dropCode(host & ~0xfff);
+  if (frame & FRAME_MONITORED) lineStored(host, size);
 }
 
 function hostAddressSlow(la: u64, write: bool): usize {
@@ -337,7 +361,7 @@ function hostAddressSlow(la: u64, write: bool): usize {
 export function dropCode(page: usize): void {
   codeWritten(page);
   const frame = frames + (page >>> 12);
-  store<u8>(frame, load<u8>(frame) & ~FRAME_CODE);
+  atomic.and<u8>(frame, <u8>~FRAME_CODE);
   const count = load<u32>(shared, SHARED_CPU_COUNT);
   for (let i: u32 = 0; i < count; i++) {
     const other: usize = load<u32>(shared + (i << 2), SHARED_CPUS);
@@ -352,7 +376,7 @@ function queueDrop(other: usize, page: usize): void {
   atomic.or<u32>(other + EVENTS, EVENT_DROP);
 }
 
-/** Called when code was decoded from a page of linear memory for the first time: no CPU may write there unnoticed any more. */
+/** Called when a page of linear memory got a bit of FRAME_NOTICED: no CPU may write there unnoticed any more. */
 export function purgeWrites(page: usize): void {
   const count = load<u32>(shared, SHARED_CPU_COUNT);
   for (let i: u32 = 0; i < count; i++) purgeWritesOf(load<u32>(shared + (i << 2), SHARED_CPUS), page);

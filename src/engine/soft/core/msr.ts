@@ -19,6 +19,8 @@ export const MSR_FAULT: u32 = 2;
 export let msrValue: u64 = 0;
 
 const EFER_BITS: u64 = 0x901; // SCE, LME, NXE
+/** IA32_MISC_ENABLE: what the guest at large does not have, it cannot switch on. */
+const ENABLE_MONITOR: u64 = 1 << 18;
 const EFER_LME: u64 = 0x100;
 const EFER_LMA: u64 = 0x400;
 const EFER_NXE: u64 = 0x800;
@@ -116,6 +118,7 @@ export function writeMsr(index: u32, value: u64): u32 {
   if (at != 0) {
     if (holdsAddress(index) && !isCanonical(value)) return MSR_FAULT;
     if (index == 0xc0000084 && value >> 32) return MSR_FAULT;
+    if (index == 0x1a0 && value & ENABLE_MONITOR) return MSR_FAULT;
     store<u64>(cpu + at, value);
     return MSR_DONE;
   }

@@ -4,10 +4,11 @@ import { cpu } from './state';
 import { frames, ram, ramSize } from './shared';
 import { ADDEND, ENTRY_FLAGS, EXECUTE_TAG, READ_TAG, WRITE_TAG, entryAt } from './memory';
 import { watchedPage } from './mmio';
+import { lineStored } from './monitor';
 import { canonicalFault, faultCode, pageFault } from './events';
 import {
-  CODE_PAGES, CR0, CR3, CR4, EFER, EXIT_ADDRESS, FILLS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, FRAME_CODE, FRAME_NO_EXECUTE,
-  FRAME_NO_READ, FRAME_NO_WRITE, LARGE_PAGES, SET_FILLED, SET_HEADER, TLB_ARRAY_SIZE, TLB_SET, VIEW, VIEW_FIXED, VIEW_FIXED_COUNT, VIEW_ID,
+  CODE_PAGES, CR0, CR3, CR4, EFER, EXIT_ADDRESS, FILLS, FIXED_ADDRESS, FIXED_HOST, FIXED_PERMISSION, FIXED_SIZE, FRAME_MONITORED, FRAME_NO_EXECUTE,
+  FRAME_NO_READ, FRAME_NO_WRITE, FRAME_NOTICED, LARGE_PAGES, SET_FILLED, SET_HEADER, TLB_ARRAY_SIZE, TLB_SET, VIEW, VIEW_FIXED, VIEW_FIXED_COUNT, VIEW_ID,
 } from './layout';
 
 // Kinds of access, as the bits of the page-fault error code
@@ -78,8 +79,11 @@ function entryHost(gpa: u64): usize {
 
 /** Sets A or D bits; false if another CPU changed the entry meanwhile, then the walk starts again. */
 function mark(host: usize, entry: u64, bits: u64): bool {
-  if ((entry & bits) == bits || load<u8>(frames + (host >>> 12)) & FRAME_NO_WRITE) return true;
-  return atomic.cmpxchg<u64>(host, entry, entry | bits) == entry;
+  const frame = load<u8>(frames + (host >>> 12));
+  if ((entry & bits) == bits || frame & FRAME_NO_WRITE) return true;
+  if (atomic.cmpxchg<u64>(host, entry, entry | bits) != entry) return false;
+  if (frame & FRAME_MONITORED) lineStored(host, 8);
+  return true;
 }
 
 /**
@@ -235,7 +239,7 @@ export function fill(array: usize, la: u64, access: u32): usize {
   const watch = watchedPage(la & ~0xfff);
   enter(array, la, host,
     readable && !watch,
-    writeAllowed && writable && dirty && !watch && !(frame & FRAME_CODE),
+    writeAllowed && writable && dirty && !watch && !(frame & FRAME_NOTICED),
     untrusted && executable && !(frame & FRAME_NO_EXECUTE));
   return host;
 }
@@ -248,7 +252,7 @@ function fillFixed(array: usize, la: u64, access: u32, fixed: usize): usize {
   entryFlags = 0;
   enter(array, la, host,
     (permission & 1) != 0 && !watch,
-    (permission & 2) != 0 && !watch && !(load<u8>(frames + (host >>> 12)) & FRAME_CODE),
+    (permission & 2) != 0 && !watch && !(load<u8>(frames + (host >>> 12)) & FRAME_NOTICED),
     (permission & 4) != 0);
   return host;
 }
@@ -277,7 +281,7 @@ export function fillFetch(array: usize, la: u64): usize {
     const readable = kind != 0 || !userPage || !(load<u64>(cpu, CR4) & CR4_SMAP);
     enter(array, la, host,
       readable && !(frame & FRAME_NO_READ) && !watch,
-      readable && writable && dirty && !watch && !(frame & (FRAME_NO_WRITE | FRAME_CODE)),
+      readable && writable && dirty && !watch && !(frame & (FRAME_NO_WRITE | FRAME_NOTICED)),
       true);
   }
   return host;

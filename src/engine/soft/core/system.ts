@@ -6,11 +6,12 @@ import { clearTaskSwitched, invalidatePcid, loadStatus, readControl, readDebug, 
 import { beginShadow, debugInterrupt, fault, faultCode, softwareInterrupt, updateWaiting } from './events';
 import { farReturn, farTransfer, interruptReturn, syscall, sysenter, sysexit, sysret } from './far';
 import { ZF, cond, setArith, setSomeArith } from './flags';
+import { monitorLine, mwait, requireMonitor } from './monitor';
 import { MSR_DONE, MSR_FAULT, msrValue, readMsr, timeStamp, writeMsr } from './msr';
 import { isCanonical } from './paging';
 import { portExit, stringPort } from './ports';
 import { hostRandom, shared } from './shared';
-import { rd16, rd32, rd64, rd8, rmw16, sysRd64, sysRmw32, sysWr32, wr16, wr32, wr64 } from './memory';
+import { rd16, rd32, rd64, rmw16, sysRd64, sysRmw32, sysWr32, wr16, wr32, wr64 } from './memory';
 import { OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_RM, OP_SEG, OP_SIZE, OP_SUB, currentRip, ea, gpr } from './record';
 import {
   ATTR_CODE, ATTR_DOWN, ATTR_P, ATTR_S, ATTR_WRITABLE, CS, DS, ES, FS, GS, LDTR, SS, TR, attrOf, baseOf, descriptorAddress, dplOf, limitOf,
@@ -20,8 +21,8 @@ import { pop, push, stackPointer, useCurrentStack } from './stack';
 import { loadLdt } from './tasks';
 import { flushPage, selectArray } from './views';
 import {
-  ALLOW_MWAIT, CPL, CR4, EXIT_EXTENSIONS, EXIT_HALT, EXIT_MSR, EXIT_MWAIT, EXIT_PORT, EXIT_WRITE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE,
-  IDTR_LIMIT, KERNEL_GS_BASE, RESTART_RIP, RFLAGS, RIP, SEG_BASE, SHARED_CLOCK, SHARED_RANDOM, TSC_AUX, VIEW, VIEW_ALLOWED, VIEW_ID, XCR0,
+  CPL, CR4, EXIT_HALT, EXIT_MSR, EXIT_PORT, EXIT_WRITE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE,
+  IDTR_LIMIT, KERNEL_GS_BASE, RESTART_RIP, RFLAGS, RIP, SEG_BASE, SHARED_CLOCK, SHARED_RANDOM, TSC_AUX, XCR0,
 } from './layout';
 import {
   ARPL, CALLF_A, CALLF_M, CLAC, CLI, CLTS, CPUID, HLT, IN_DX, IN_I, INS, INT, INT1, INT3, INTO, INVLPG, INVPCID, IRET, JMPF_A, JMPF_M, LAR,
@@ -152,7 +153,7 @@ export function execSystem(op: usize): i32 {
     case RDPID: store<u64>(gpr(load<u8>(op, OP_RM)), load<u64>(cpu, TSC_AUX)); break;
     case RDPMC: faultCode(13, 0); break;
     case MONITOR: monitor(op); break;
-    case MWAIT: return mwait();
+    case MWAIT: return mwait(native(cpu + GPR + 8));
     default: fault(6);
   }
   return 0;
@@ -460,25 +461,11 @@ function random(op: usize): void {
   setArith(1); // CF; the others are cleared
 }
 
-function requireMwait(): void {
-  const view: usize = load<u32>(cpu, VIEW);
-  const allowed = load<u32>(view, VIEW_ID) != 0 && (load<u32>(view, VIEW_ALLOWED) & ALLOW_MWAIT) != 0;
-  if (!allowed || load<u32>(cpu, CPL) != 0) fault(6);
-}
-
-/** MONITOR checks its address like a read; nothing is armed, since MWAIT may wake at any time. */
+/** MONITOR: the address is DS:rAX unless a prefix says otherwise; the extensions in rCX must be 0, the hints in EDX mean nothing. */
 function monitor(op: usize): void {
-  requireMwait();
-  if (load<u32>(cpu, GPR + 8) != 0) faultCode(13, 0);
+  requireMonitor(native(cpu + GPR + 8));
   const segment = load<u8>(op, OP_SEG);
   const offset = native(cpu + GPR);
   if (!mode64()) checkSegment(segment, <u32>offset, 1, false);
-  rd8(mode64() && segment < FS ? offset : segBase(segment) + offset);
-}
-
-function mwait(): i32 {
-  requireMwait();
-  store<u32>(cpu, load<u32>(cpu, GPR), EXIT_PORT);
-  store<u32>(cpu, load<u32>(cpu, GPR + 8), EXIT_EXTENSIONS);
-  return EXIT_MWAIT;
+  monitorLine(mode64() && segment < FS ? offset : segBase(segment) + offset);
 }

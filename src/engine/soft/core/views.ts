@@ -3,6 +3,7 @@
 import { cpu } from './state';
 import { dropAllCode } from './blocks';
 import { EXECUTE_TAG, ENTRY_FLAGS, READ_TAG, entryAt, setTlb } from './memory';
+import { disarm } from './monitor';
 import { ENTRY_GLOBAL, ENTRY_HUGE, ENTRY_LARGE, hugeHash, largeHash, pageHash, testBit } from './paging';
 import { ATTR_DB, ATTR_L, CS, longMode, segAttr } from './segments';
 import {
@@ -105,8 +106,9 @@ export function refreshView(): void {
   updateContext();
 }
 
-/** Host: makes `view` (its descriptor's address) current. */
+/** Host: makes `view` (its descriptor's address) current. What one view monitors is no concern of another. */
 export function enterView(view: usize): void {
+  disarm();
   store<u32>(cpu, <u32>view, VIEW);
   refreshView();
 }
