@@ -1,4 +1,5 @@
-// Memory of the VMM over the guest's own: resident pages of the process less resident pages of guest RAM, once the guest is up.
+// Memory of the VMM over the guest's own: resident pages of the process less resident pages of guest RAM, some seconds after the guest is up,
+// when what only the start needed has been given back.
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createSoftEngine } from '../dist/engine/soft/engine.js';
 import { makeGuest, MEMORY_MIB, portcullis, qemu } from './guests.mjs';
@@ -12,6 +13,7 @@ const GUEST = MEMORY_MIB * MIB;
 const SCRIPT = `
 dd if=/dev/urandom of=/tmp/file bs=1M count=4 2>/dev/null
 gzip -c /tmp/file | sha256sum > /dev/null
+sleep 4
 echo "@@ up"
 sleep 1`;
 

@@ -5,7 +5,7 @@ import { UserError } from '../base/errors.ts';
 import type { CpioEntry } from '../guest/cpio.ts';
 import { fetchBusybox, fetchKernel, fetchPasst } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
-import { readKernelImage } from '../guest/kernel-image.ts';
+import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { parseMac } from '../net/ethernet.ts';
 import { parseNet } from '../net/index.ts';
@@ -137,7 +137,7 @@ export async function assemble(options: RunOptions, progress: Progress, machine 
   const kernelPath = options.kernel ?? (await fetchKernel(progress)).image;
   const file = readInput(kernelPath, LIMITS.kernel, 'kernel');
   progress({ text: 'unpacking the kernel' });
-  const kernel = await readKernelImage(file, kernelPath);
+  const kernel = await openKernelImage(kernelPath, file);
   const linux = kernel.setupHeader !== undefined;
   const initramfs = own ?? (linux ? buildInitramfs(readFileSync(await fetchBusybox(progress)), entries) : undefined);
   return {

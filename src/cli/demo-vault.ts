@@ -14,7 +14,7 @@ import { buildCModule } from '../guest/c-module.ts';
 import type { CpioEntry } from '../guest/cpio.ts';
 import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
-import { readKernelImage } from '../guest/kernel-image.ts';
+import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { vaultScript } from '../guest/vault-script.ts';
 import { linkModule } from '../linker/link.ts';
@@ -93,7 +93,7 @@ export async function prepareVault(options: RunOptions, step: Progress): Promise
   const search = (await buildCModule(source('attacks/search.c'), kernel.release, step)).image;
   const finder = buildProgram(source('attacks/find.c'));
   step({ text: 'unpacking the kernel' });
-  const image = await readKernelImage(readFileSync(kernel.image), kernel.image);
+  const image = await openKernelImage(kernel.image, readFileSync(kernel.image));
   step({ text: 'linking, sealing and signing' });
   const policyFile = source('vault/vault.policy.json');
   const guarded = linkModule(plain, 'vault.ko', parseLinkPolicy(readFileSync(policyFile, 'utf8'), policyFile));

@@ -9,7 +9,7 @@ import type { CpioEntry } from '../guest/cpio.ts';
 import { demoScript } from '../guest/demo-script.ts';
 import { fetchBusybox, fetchKernel, findModule, type StockKernel } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
-import { readKernelImage } from '../guest/kernel-image.ts';
+import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { buildProbeModule, PROBE_NAME } from '../guest/probe-module.ts';
 import { linkModule } from '../linker/link.ts';
@@ -101,7 +101,7 @@ async function prepare(options: RunOptions, url: string, step: Progress): Promis
   const kernel = await fetchKernel(step);
   const busybox = readFileSync(await fetchBusybox(step));
   step({ text: 'unpacking the kernel' });
-  const image = await readKernelImage(readFileSync(kernel.image), kernel.image);
+  const image = await openKernelImage(kernel.image, readFileSync(kernel.image));
   const stock = (name: string) => {
     const path = findModule(kernel.modules, name);
     if (path === undefined)

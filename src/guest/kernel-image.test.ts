@@ -1,8 +1,11 @@
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { UserError } from '../base/errors.ts';
-import { readKernelImage } from './kernel-image.ts';
+import { openKernelImage, readKernelImage } from './kernel-image.ts';
 import { unpackPayload } from './payload.ts';
 
 const elf = Buffer.concat([Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0]), Buffer.alloc(5000, 'kernel ')]);
@@ -93,5 +96,54 @@ describe('kernel images', () => {
   ])('%s is a clear error', async (_, file, message) => {
     await expect(readKernelImage(file, 'k')).rejects.toThrow(message);
     await expect(readKernelImage(file, 'k')).rejects.toBeInstanceOf(UserError);
+  });
+});
+
+describe('kernels as files', () => {
+  let cache = '';
+  const kernels = () => readdirSync(join(cache, 'kernels'));
+  beforeEach(() => {
+    cache = mkdtempSync(join(tmpdir(), 'portcullis-kernels-'));
+    vi.stubEnv('PORTCULLIS_CACHE', cache);
+  });
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    rmSync(cache, { recursive: true });
+  });
+
+  test('an ELF file is used where it is', async () => {
+    await expect(openKernelImage('/some/vmlinux', elf)).resolves.toMatchObject({ description: 'ELF', elf: '/some/vmlinux' });
+  });
+
+  test('a bzImage is unpacked once', async () => {
+    const image = bzImage(gzipSync(elf));
+    const first = await openKernelImage('k', image);
+    expect(Buffer.compare(readFileSync(first.elf), elf)).toBe(0);
+    expect(first.setupHeader?.length).toBeGreaterThan(0);
+    utimesSync(first.elf, 1, 1);
+    const second = await openKernelImage('elsewhere', image);
+    expect(second.elf).toBe(first.elf);
+    expect(kernels()).toHaveLength(1);
+  });
+
+  test('so is a packed ELF file', async () => {
+    const { elf: path } = await openKernelImage('k', gzipSync(elf));
+    expect(Buffer.compare(readFileSync(path), elf)).toBe(0);
+  });
+
+  test('the ones used last are kept', async () => {
+    const paths: string[] = [];
+    for (const [index, name] of ['a', 'b', 'c', 'd', 'e'].entries()) {
+      const { elf: path } = await openKernelImage(name, bzImage(gzipSync(Buffer.concat([elf, Buffer.from(name)]))));
+      utimesSync(path, 1000 + index, 1000 + index);
+      paths.push(path);
+    }
+    expect(kernels()).toHaveLength(3);
+    expect(kernels()).toContain(paths[4].split('/').at(-1));
+  });
+
+  test('a damaged one leaves nothing behind', async () => {
+    await expect(openKernelImage('k', bzImage(gzipSync(elf).subarray(0, 40)))).rejects.toBeInstanceOf(UserError);
+    expect(kernels()).toEqual([]);
   });
 });

@@ -1,6 +1,7 @@
 /** A kernel image, recognised by content: a bzImage (its payload unpacked here) or an ELF file. */
 import { UserError } from '../base/errors.ts';
-import { type PayloadFormat, unpackPayload } from './payload.ts';
+import { unpackPayload } from './payload.ts';
+import { unpackedFile } from './unpacked.ts';
 
 export interface KernelImage {
   /** What was found, for messages: "bzImage, xz" or "ELF". */
@@ -17,8 +18,37 @@ const SETUP_START = 0x1f1;
 const HEADER_MAGIC = 0x53726448; // "HdrS" at 0x202
 const MIN_PROTOCOL = 0x0208; // payload_offset and payload_length exist
 
+/** A kernel image whose ELF file is still packed in it. */
+interface PackedKernel extends Omit<KernelImage, 'elf'> {
+  payload: Uint8Array;
+}
+
 /** Reads a kernel image. `name` is used in errors. Throws UserError for anything else, or cut or hostile files. */
 export async function readKernelImage(file: Uint8Array, name: string): Promise<KernelImage> {
+  const found = await locate(file, name);
+  if (!('payload' in found)) return found;
+  const { payload, ...rest } = found;
+  const { format, data } = await unpackPayload(payload, name);
+  return { ...rest, description: `${found.description}, ${format}`, elf: data };
+}
+
+/**
+ * The kernel image at `path`, whose bytes are `file`, with its ELF file as a file: that one when it is one, else a copy that is unpacked once,
+ * into the cache. A machine reads it from there, so that no unpacked kernel (60 MiB for a stock one) stays in memory beside the guest, and a
+ * second start need not unpack. Throws as `readKernelImage`.
+ */
+export async function openKernelImage(path: string, file: Uint8Array): Promise<Omit<KernelImage, 'elf'> & { elf: string }> {
+  const found = await locate(file, path);
+  if (!('payload' in found)) {
+    const { elf, ...rest } = found;
+    return { ...rest, elf: elf === file ? path : await unpackedFile(file, () => Promise.resolve(elf)) };
+  }
+  const { payload, ...rest } = found;
+  return { ...rest, elf: await unpackedFile(payload, async () => (await unpackPayload(payload, path)).data) };
+}
+
+/** What can be said of an image without unpacking a bzImage's payload. Anything else is unpacked, to see that it is an ELF file. */
+async function locate(file: Uint8Array, name: string): Promise<KernelImage | PackedKernel> {
   if (file.length >= 4 && file[0] === 0x7f && file[1] === 0x45 && file[2] === 0x4c && file[3] === 0x46) {
     return { description: 'ELF', elf: file };
   }
@@ -48,11 +78,10 @@ export async function readKernelImage(file: Uint8Array, name: string): Promise<K
       'the file is cut short: fetch it again',
     );
   }
-  const payload: { format: PayloadFormat; data: Uint8Array } = await unpackPayload(file.subarray(start, start + length), name);
   const headerEnd = Math.min(0x202 + file[0x201], 0x290, file.length);
   return {
-    description: `bzImage, ${payload.format}`,
-    elf: payload.data,
+    description: 'bzImage',
+    payload: file.subarray(start, start + length),
     setupHeader: file.slice(SETUP_START, headerEnd),
     version: text(file, view.getUint16(0x20e, true) + 0x200),
   };

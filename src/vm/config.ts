@@ -44,7 +44,8 @@ export interface VmConfig {
   seed?: number;
   /** Bytes. */
   memory: number;
-  kernel: { elf: Uint8Array; setupHeader?: Uint8Array; name: string };
+  /** `elf`: the ELF file, or its path: then the machine's thread reads it, and keeps nothing of it. */
+  kernel: { elf: Uint8Array | string; setupHeader?: Uint8Array; name: string };
   boot?: BootProtocol;
   initramfs?: Uint8Array;
   commandLine: string;

@@ -2,6 +2,7 @@
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { UserError, type ExitName } from '../base/errors.ts';
 import { createLog, type LogRecord } from '../base/log.ts';
+import { trimAllocator } from './allocator.ts';
 import type { MemorySearch, Outcome, VmCommand, VmConfig, VmEvent, VmMessage, VmReport } from './config.ts';
 import { openCardLinks } from './links.ts';
 
@@ -113,7 +114,9 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     worker.on('error', reject);
     worker.on('exit', () => reject(new Error("the machine's thread ended without a result")));
   });
+  const stopTrimming = trimAllocator();
   const close = () => {
+    stopTrimming();
     port1.close();
     links.close();
     void worker.terminate();

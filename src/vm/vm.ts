@@ -11,6 +11,7 @@ import { type Cards, createCards } from './cards.ts';
 import type { MemorySearch, Outcome, VmConfig, VmEvent, VmReport } from './config.ts';
 import { createGuard, type Guard } from './guard.ts';
 import { Scheduler } from './scheduler.ts';
+import { readKernel } from './kernel-file.ts';
 import { searchMemory } from './search.ts';
 import { Vcpu } from './vcpu.ts';
 
@@ -87,13 +88,14 @@ export class Vm {
     const cards = await createCards(config, board, links, createLog('net', ports.log, config.log));
     const guard = createGuard(config, engine, board, ports);
     vm = new Vm(config, ports, engine, board, cards, guard);
+    const kernel = readKernel(config.kernel.elf);
     const acpi = board.acpiTables();
     engine.memory.bytes.set(acpi.bytes, acpi.address);
     boot(
       engine.cpus[0],
       engine.memory,
       {
-        elf: config.kernel.elf,
+        elf: kernel.bytes,
         setupHeader: config.kernel.setupHeader,
         name: config.kernel.name,
         initramfs: config.initramfs,
@@ -103,6 +105,7 @@ export class Vm {
       },
       config.boot,
     );
+    kernel.release();
     return vm;
   }
 
