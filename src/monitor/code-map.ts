@@ -3,12 +3,15 @@
  * frame of the function around them ends. The sizes come from the image's own unwind table (ORC, Linux
  * arch/x86/include/asm/orc_types.h), so the return addresses on a stack are found exactly, never guessed from stale words.
  */
+import { RELOCATION } from './image.ts';
 import type { ImageSource } from './image.ts';
 import type { PlacedPage } from './relocate.ts';
 
 /** Name of the linker's section of local thunks (`ret`, `jmp *%REG`): it has no unwind table, every instruction has its return address on top. */
 const THUNKS = '.text.thunks';
 const CALL_REL32 = 0xe8;
+/** `call *disp32(%rip)`, ff /2 with ModRM mod 00 r/m 101 (Intel SDM vol. 2, CALL): how modules call through pv_ops. */
+const CALL_MEMORY = [0xff, 0x15];
 
 /** Register that a frame's end is counted from (orc_types.h, ORC_REG_*). */
 const ORC_BP = 4;
@@ -49,6 +52,7 @@ export class CodeMap {
     this.ruleAddresses = rules.map(([address]) => address);
     this.rules = rules.map(([, rule]) => rule);
     this.regions = join(pages).map((region) => this.scan(region.start, region.bytes, pages));
+    this.markMemoryCalls(image, bases);
   }
 
   /** True if `address` lies in a page of text or gates. */
@@ -90,11 +94,28 @@ export class CodeMap {
       if (bytes[at] !== CALL_REL32) continue;
       const back = at + 5;
       if (!own(start + back + words.getInt32(at + 1, true))) continue;
-      const rule = this.rule(start + back - 1);
-      region.sizes[back] =
-        rule.base === 'rsp' && rule.size > 0 && rule.size % 8 === 0 ? rule.size : rule.base === 'rbp' ? FROM_RBP : UNKNOWN_FRAME;
+      this.mark(region, back);
     }
     return region;
+  }
+
+  /** Calls through memory lead anywhere; they are known by their operand's relocation, since their bytes alone could be part of another instruction. */
+  private markMemoryCalls(image: ImageSource, bases: Float64Array): void {
+    for (const [index, { role, bytes, relocations }] of image.sections.entries()) {
+      if (role !== 'text' || Number.isNaN(bases[index])) continue;
+      for (const { offset, type } of relocations) {
+        if (type !== RELOCATION.PC32 || CALL_MEMORY.some((byte, place) => bytes[offset - 2 + place] !== byte)) continue;
+        const back = bases[index] + offset + 4;
+        const region = this.regions.find(({ start, end }) => back >= start && back < end);
+        if (region !== undefined) this.mark(region, back - region.start);
+      }
+    }
+  }
+
+  private mark(region: Region, back: number): void {
+    const rule = this.rule(region.start + back - 1);
+    region.sizes[back] =
+      rule.base === 'rsp' && rule.size > 0 && rule.size % 8 === 0 ? rule.size : rule.base === 'rbp' ? FROM_RBP : UNKNOWN_FRAME;
   }
 }
 

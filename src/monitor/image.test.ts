@@ -251,6 +251,19 @@ describe('the tables of an image', () => {
     expect(code.rule(0).base).toBe('unknown');
   });
 
+  test('a call through memory is one by its relocation, not by its bytes alone', () => {
+    const text = image.sections[S.text];
+    const bytes = Uint8Array.from(text.bytes);
+    for (const at of [0x88, 0x90]) bytes.set([0xff, 0x15, 0, 0, 0, 0], at);
+    const operand = { offset: 0x8a, type: R.pc32, section: -1, symbol: 'jiffies', addend: 36 };
+    const sections = image.sections.map((section, index) =>
+      index === S.text ? { ...section, bytes, relocations: [...section.relocations, operand] } : section,
+    );
+    const { code } = placed({ ...image, sections });
+    expect(code.frameSize(CORE + 0x8e)).not.toBe(NOT_RETURN);
+    expect(code.frameSize(CORE + 0x96)).toBe(NOT_RETURN);
+  });
+
   test('where one section ends and the next begins, the closing unwind entry yields', () => {
     const orc = image.sections[S.orc];
     const bytes = new Uint8Array(orc.bytes.length + 6);
