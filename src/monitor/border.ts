@@ -13,6 +13,7 @@ import type { Instance } from './instance.ts';
 import type { ViolationReason } from './reasons.ts';
 import type { LinearRange } from './relocate.ts';
 import { Seals } from './seal.ts';
+import { ShadowStacks } from './shadow-stack.ts';
 import { StackAccess } from './stack.ts';
 
 /** RFLAGS (Intel SDM vol. 1, 3.4.3): CF PF AF ZF SF OF, the interrupt flag, the fixed bit, the resume flag. */
@@ -35,6 +36,7 @@ export class Border {
   readonly frames: Frames;
   readonly stack: StackAccess;
   private readonly seals: Seals;
+  private readonly shadows: ShadowStacks;
   /** By CPU index: the instance whose view is current. */
   readonly inside: (Instance | null)[];
   /** By CPU index: 1 while the module owns the vector registers. */
@@ -53,6 +55,7 @@ export class Border {
     this.frames = new Frames(capacity);
     this.stack = new StackAccess(engine.memory, owners);
     this.seals = new Seals(this.frames, this.stack);
+    this.shadows = new ShadowStacks(this.frames);
     this.inside = engine.cpus.map(() => null);
     this.fpu = new Uint8Array(engine.cpus.length);
   }
@@ -66,6 +69,7 @@ export class Border {
   leave(cpu: Cpu, instance: Instance): void {
     for (const attachment of instance.active) attachment.lower(cpu);
     this.inside[cpu.index] = null;
+    cpu.shadowStack.depth = 0;
     cpu.enter(this.engine.untrusted);
   }
 
@@ -83,10 +87,16 @@ export class Border {
     const frame = frames.push(FRAME.callIn, instance.instance, rsp + 8, back, gate, stack.same);
     this.saveCall(registers, frame);
     stack.store(slot, instance.returnGate);
+    if (instance.shadowStack) this.shadows.begin(cpu, instance.returnGate, rsp);
     registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | FIXED_FLAG;
     this.enter(cpu, instance);
     setRegisterAddress(registers, REG.rip, instance.gateTarget[gate]);
     return null;
+  }
+
+  /** True if every call of the entry that runs on `cpu` has returned: the return gate is not to be reached otherwise. */
+  allReturned(cpu: Cpu, instance: Instance): boolean {
+    return !instance.shadowStack || cpu.shadowStack.depth === 0;
   }
 
   /** The module has returned to its return gate. Gives the frame, used up, or -1: no entry ends with this stack pointer. */
@@ -115,6 +125,7 @@ export class Border {
     if (slot < 0) return 'bad-stack';
     const back = stack.load(slot);
     if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN) return 'return-address';
+    if (instance.shadowStack && !this.shadows.takes(cpu, back, rsp)) return 'shadow-stack';
     if (gate < 0 || instance.gateNoReturn[gate] === 0) {
       const frame = frames.push(FRAME.callOut, instance.instance, rsp + 8, back, gate, stack.same);
       const broken = this.seals.sealCall(frame, instance, back, rsp + 8, registerAddress(registers, REG.rbp));
@@ -122,6 +133,7 @@ export class Border {
         frames.take(frame, stack.same);
         return broken;
       }
+      if (instance.shadowStack) this.shadows.keep(cpu, frame);
       this.saveCall(registers, frame);
     }
     if (gate >= 0 && instance.gateFpu[gate] === FPU.end) this.fpu[cpu.index] = 0;
@@ -149,6 +161,7 @@ export class Border {
     this.restoreCall(registers, frame);
     const gate = frames.detail[frame];
     if (gate >= 0 && instance.gateFpu[gate] === FPU.begin) this.fpu[cpu.index] = 1;
+    if (instance.shadowStack) this.shadows.restore(cpu, frame);
     this.enter(cpu, instance);
     setRegisterAddress(registers, REG.rip, back);
     return null;
@@ -175,6 +188,7 @@ export class Border {
       else {
         frames.registers.set(registers.halves, frames.registersAt(frame));
         this.saveVector(cpu, frame);
+        if (instance.shadowStack) this.shadows.keep(cpu, frame);
         setRegisterAddress(registers, REG.rsp, rsp);
       }
     }
@@ -220,6 +234,7 @@ export class Border {
       cpu.loadVector(vector.subarray(0, cpu.vectorSize));
       this.fpu[cpu.index] = 1;
     }
+    if (instance.shadowStack) this.shadows.restore(cpu, frame);
     this.enter(cpu, instance);
     return null;
   }

@@ -80,7 +80,7 @@ describe('the six crossings', () => {
   test('a call by pointer arrives as a fetch and goes on as a call-out', () => {
     const guest = live();
     insideInner(guest);
-    guest.push(CORE + T.afterThunk);
+    guest.within(CORE + T.afterThunk);
     guest.handle(guest.cpu.fetch(KERNEL_TEXT + 0x40));
     expect(guest.inside()).toBe(false);
     expect(guest.rip()).toBe(KERNEL_TEXT + 0x40);
@@ -93,7 +93,7 @@ describe('the six crossings', () => {
   test('the module calling its own entry by pointer is a jump, no crossing', () => {
     const guest = live();
     insideInner(guest);
-    guest.push(CORE + T.afterThunk);
+    guest.within(CORE + T.afterThunk);
     guest.gate(G.withBp);
     expect(guest.inside()).toBe(true);
     expect(guest.rip()).toBe(CORE + T.withBp);
@@ -108,7 +108,7 @@ describe('the six crossings', () => {
     expect(guest.monitor.modules().map(({ instances }) => instances[0]?.state)).toEqual(['live', 'live']);
     insideInner(guest);
     const viewA = guest.cpu.view;
-    guest.push(CORE + T.afterThunk);
+    guest.within(CORE + T.afterThunk);
     guest.handle(guest.cpu.fetch(guest.gateAddress(G.probe, 0x40_0000)));
     expect(guest.cpu.view).toBe(guest.engine.untrusted); // between the two nobody has anything
     guest.gate(G.probe, guest.cpu, 0x40_0000);
@@ -281,7 +281,7 @@ describe("P3: only the VMM's copy of the text is executable", () => {
   ])('P3 a call into %s is a violation even with a return address', (_, target) => {
     const guest = live();
     insideInner(guest);
-    guest.push(CORE + T.afterThunk);
+    guest.within(CORE + T.afterThunk);
     guest.handle(guest.cpu.fetch(target));
     expect(guest.inside()).toBe(false);
     expect(violations(guest)).toEqual(['wild-fetch']);
@@ -353,14 +353,17 @@ describe('P4: valid stack', () => {
     expect(violations(guest)).toEqual(['no-frame']);
   });
 
-  test('P4 a return must find exactly the recorded stack pointer', () => {
-    const guest = live({ policy: 'log' });
+  test.each([
+    [true, 'shadow-stack'],
+    [false, 'no-frame'],
+  ])('P4 a return must find exactly the recorded stack pointer (shadow stacks: %s)', (shadowStacks, reason) => {
+    const guest = live({ policy: 'log', shadowStacks });
     guest.call(G.probe);
     guest.setRsp(guest.rsp() - 8);
     guest.setWord(guest.rsp(), guest.gateAddress(G.return));
     guest.ret();
     expect(guest.inside()).toBe(false);
-    expect(violations(guest)).toEqual(['no-frame']);
+    expect(violations(guest)).toEqual([reason]);
   });
 
   test('P4 two stacks with a guard page between them do not end each other', () => {

@@ -3,7 +3,7 @@
  * threads block in call-outs and go on elsewhere. All storage is typed arrays of fixed size: nothing a guest does makes it grow,
  * nothing is allocated at a crossing, and it can lie in shared memory when several threads run CPUs.
  */
-import { REGISTER_COUNT } from '../engine/contract.ts';
+import { REGISTER_COUNT, SHADOW_STACK_DEPTH } from '../engine/contract.ts';
 
 export const FRAME = { callIn: 1, callOut: 2, event: 3 } as const;
 export type FrameKind = (typeof FRAME)[keyof typeof FRAME];
@@ -12,6 +12,8 @@ export type FrameKind = (typeof FRAME)[keyof typeof FRAME];
 export const STACK_SIZE = 16384;
 /** Return addresses that one frame can seal: module calls nested within one entry. */
 export const SEALS = 48;
+/** Room of one frame for the shadow stack's entries, as in `ShadowStack.halves`. */
+export const SHADOW_HALVES = 4 * SHADOW_STACK_DEPTH;
 const REGISTER_HALVES = 2 * REGISTER_COUNT;
 const BUCKETS = 1024;
 
@@ -38,6 +40,9 @@ export class Frames {
   /** SEALS per frame: address of the slot, and the return address that it holds. */
   readonly sealSlot: Float64Array;
   readonly sealValue: Float64Array;
+  /** call-out, event: the module's calls that had not returned, by shadow-stack.ts. */
+  readonly shadowDepth: Uint8Array;
+  readonly shadow: Uint32Array;
   private readonly next: Int32Array;
   private readonly born: Float64Array;
   private readonly heads = new Int32Array(BUCKETS).fill(-1);
@@ -57,6 +62,8 @@ export class Frames {
     this.sealCount = new Uint8Array(capacity);
     this.sealSlot = new Float64Array(capacity * SEALS);
     this.sealValue = new Float64Array(capacity * SEALS);
+    this.shadowDepth = new Uint8Array(capacity);
+    this.shadow = new Uint32Array(capacity * SHADOW_HALVES);
     this.next = Int32Array.from({ length: capacity }, (_, index) => (index + 1 < capacity ? index + 1 : -1));
     this.born = new Float64Array(capacity);
   }
@@ -91,6 +98,7 @@ export class Frames {
     this.address[frame] = address;
     this.detail[frame] = detail;
     this.sealCount[frame] = 0;
+    this.shadowDepth[frame] = 0;
     this.born[frame] = this.clock++;
     this.live += 1;
     return frame;

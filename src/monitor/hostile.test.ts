@@ -140,56 +140,60 @@ const step = fc.record({
   ring: fc.constantFrom(0, 0, 0, 0, 3),
 });
 
-test('P11 random border actions: nothing crashes, nothing grows, and no CPU is inside but by a gate or a resume', () => {
-  const guest = new Guest([registered(image, granted({ onViolation: 'log' }))], { cpus: 2 }); // each run loads the module anew
-  fc.assert(
-    fc.property(fc.array(step, { minLength: 1, maxLength: 60 }), (steps) => {
-      guest.monitor.end(); // what a failed run left
-      for (const cpu of guest.engine.cpus) {
-        cpu.privilegeLevel = 0;
-        cpu.registers.words.fill(0n);
-        cpu.registers.words[REG.rflags] = 2n;
-        cpu.delivered.length = 0;
-      }
-      for (let slot = 8; slot <= 0x4000; slot += 8) guest.setWord(STACK_TOP - slot, 0);
-      guest.start(image);
-      expect(guest.monitor.modules()[0].instances).toHaveLength(1);
-      const pages = guest.engine.allocated + 1; // and the init text, should the module be loaded again
-      for (const { cpu: index, action, gate, at, rsp, keep, value, ring } of steps) {
-        const cpu = guest.engine.cpus[index];
-        const inside = guest.inside(cpu);
-        cpu.privilegeLevel = inside ? 0 : ring;
-        if (!keep) cpu.registers.words[REG.rsp] = rsp;
-        const before = { ...guest.monitor.crossings };
-        const other = guest.inside(guest.engine.cpus[1 - index]);
-        if (action === 'call' && cpu.translate(guest.rsp(cpu) - 8, true) >= 0) guest.push(value, cpu);
-        if (action === 'gate' || action === 'call') guest.gate(gate, cpu);
-        else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) {
-          const target = guest.pop(cpu);
-          guest.handle(inside && !cpu.executable(target) ? cpu.fetch(target) : cpu.out(target, 0x5e), cpu);
-        } else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
-        else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
-        else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);
-        else if (action === 'write')
-          guest.handle({ kind: 'mmio', gpa: Math.max(0, cpu.translate(at, false)), size: 4, write: true, value: 0, refused: false }, cpu);
-        const after = guest.monitor.crossings;
-        if (!inside && guest.inside(cpu)) {
-          expect(ring).toBe(0);
-          expect(after.callIn + after.returnIn + after.resume).toBe(before.callIn + before.returnIn + before.resume + 1);
-          // In its text or gates; in init text when the module was ended and is being loaded again.
-          const rip = guest.rip(cpu);
-          expect((rip >= CORE && rip < CORE + 0x2000) || (rip >= INIT && rip < INIT + 0x1000), `RIP ${rip}`).toBe(true);
+test.each([true, false])(
+  'P11 random border actions: nothing crashes, nothing grows, and no CPU is inside but by a gate or a resume (shadow stacks: %s)',
+  (shadowStacks) => {
+    const guest = new Guest([registered(image, granted({ onViolation: 'log' }))], { cpus: 2, shadowStacks }); // each run loads the module anew
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 1, maxLength: 60 }), (steps) => {
+        guest.monitor.end(); // what a failed run left
+        for (const cpu of guest.engine.cpus) {
+          cpu.privilegeLevel = 0;
+          cpu.registers.words.fill(0n);
+          cpu.registers.words[REG.rflags] = 2n;
+          cpu.delivered.length = 0;
         }
-        if (guest.monitor.modules()[0].instances.length > 0) expect(guest.inside(guest.engine.cpus[1 - index]), action).toBe(other);
-        expect(guest.monitor.frames().live).toBeLessThanOrEqual(60);
-        expect(guest.engine.allocated).toBeLessThanOrEqual(pages);
-      }
-      guest.monitor.end();
-      expect(guest.engine.allocated).toBe(0);
-      expect(guest.engine.protectedFrames).toBe(0);
-      expect(guest.monitor.frames().live).toBe(0);
-      for (const cpu of guest.engine.cpus) expect(guest.inside(cpu)).toBe(false);
-    }),
-    { numRuns: 300 },
-  );
-});
+        for (let slot = 8; slot <= 0x4000; slot += 8) guest.setWord(STACK_TOP - slot, 0);
+        guest.start(image);
+        expect(guest.monitor.modules()[0].instances).toHaveLength(1);
+        const pages = guest.engine.allocated + 1; // and the init text, should the module be loaded again
+        for (const { cpu: index, action, gate, at, rsp, keep, value, ring } of steps) {
+          const cpu = guest.engine.cpus[index];
+          const inside = guest.inside(cpu);
+          cpu.privilegeLevel = inside ? 0 : ring;
+          if (!keep) cpu.registers.words[REG.rsp] = rsp;
+          const before = { ...guest.monitor.crossings };
+          const other = guest.inside(guest.engine.cpus[1 - index]);
+          const called = action === 'call' && cpu.translate(guest.rsp(cpu) - 8, true) >= 0 ? guest.within(value, cpu) : undefined;
+          if (action === 'gate' || (action === 'call' && called === undefined)) guest.gate(gate, cpu);
+          else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) {
+            const to = cpu.ret();
+            if (typeof to === 'object') guest.handle(to, cpu);
+            else guest.handle(inside && !cpu.executable(to) ? cpu.fetch(to) : cpu.out(to, 0x5e), cpu);
+          } else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
+          else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
+          else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);
+          else if (action === 'write')
+            guest.handle({ kind: 'mmio', gpa: Math.max(0, cpu.translate(at, false)), size: 4, write: true, value: 0, refused: false }, cpu);
+          const after = guest.monitor.crossings;
+          if (!inside && guest.inside(cpu)) {
+            expect(ring).toBe(0);
+            expect(after.callIn + after.returnIn + after.resume).toBe(before.callIn + before.returnIn + before.resume + 1);
+            // In its text or gates; in init text when the module was ended and is being loaded again.
+            const rip = guest.rip(cpu);
+            expect((rip >= CORE && rip < CORE + 0x2000) || (rip >= INIT && rip < INIT + 0x1000), `RIP ${rip}`).toBe(true);
+          }
+          if (guest.monitor.modules()[0].instances.length > 0) expect(guest.inside(guest.engine.cpus[1 - index]), action).toBe(other);
+          expect(guest.monitor.frames().live).toBeLessThanOrEqual(60);
+          expect(guest.engine.allocated).toBeLessThanOrEqual(pages);
+        }
+        guest.monitor.end();
+        expect(guest.engine.allocated).toBe(0);
+        expect(guest.engine.protectedFrames).toBe(0);
+        expect(guest.monitor.frames().live).toBe(0);
+        for (const cpu of guest.engine.cpus) expect(guest.inside(cpu)).toBe(false);
+      }),
+      { numRuns: 300 },
+    );
+  },
+);

@@ -77,6 +77,8 @@ export class Instance implements PrivilegeTarget {
   /** Offsets of the kernel's per-CPU data that the module uses. */
   readonly perCpu: readonly number[];
   initEntered = false;
+  /** The engine keeps the calls of its code on a shadow stack. */
+  readonly shadowStack: boolean;
   readonly returnGate: number;
   readonly reentryGate: number;
   /** Privileges that act at every crossing. */
@@ -120,6 +122,8 @@ export class Instance implements PrivilegeTarget {
     this.code = new CodeMap(image, solution.bases, code);
     this.resume = resumeTable(image, solution.bases);
     this.view = engine.createView(`${image.module}#${instance}`);
+    this.shadowStack = engine.shadowStacks;
+    if (this.shadowStack) this.view.setShadowStack(true);
     this.mapped = placement.pages.map((placed, index) => {
       hosts[index].bytes.set(placed.bytes);
       const protects = placed.role === 'text' || placed.role === 'gates';

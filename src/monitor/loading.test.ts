@@ -416,9 +416,9 @@ describe('several modules', () => {
     expect(guest.monitor.modules().map(({ instances: [only] }) => only?.state)).toEqual(['live', 'live']);
     guest.call(G.probe);
     guest.setRsp(guest.rsp() - 16);
-    guest.push(CORE + T.afterInner);
+    guest.within(CORE + T.afterInner);
     guest.push(0);
-    guest.push(CORE + T.afterThunk);
+    guest.within(CORE + T.afterThunk);
     guest.handle(guest.cpu.fetch(guest.gateAddress(G.probe, INIT - CORE)));
     expect(guest.monitor.violations()).toEqual([]);
     guest.gate(G.probe, guest.cpu, INIT - CORE);

@@ -259,6 +259,8 @@ export class Monitor {
   }
 
   private returnOut(cpu: Cpu, instance: Instance): Verdict {
+    if (!this.border.allReturned(cpu, instance))
+      return this.violation(cpu, instance, 'shadow-stack', 'return-out before its calls have returned');
     const frame = this.border.returnOut(cpu, instance);
     if (frame < 0) return this.violation(cpu, instance, 'no-frame', `return-out at stack pointer ${stackPointer(cpu)}`);
     this.crossings.returnOut += 1;

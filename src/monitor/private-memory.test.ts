@@ -33,7 +33,7 @@ function page(guest: Guest): DataView {
 /** `inner` calls code that goes to the private stack: RSP and RBP are kept at its end. Gives the kernel stack pointer at the switch. */
 function switchStack(guest: Guest): number {
   insideInner(guest);
-  guest.push(CORE + T.innerAfterCall);
+  guest.within(CORE + T.innerAfterCall);
   const kernel = guest.rsp();
   page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(kernel), true);
   page(guest).setBigInt64(8, BigInt(STACK_TOP - 0x40), true);
@@ -109,7 +109,7 @@ describe('private stacks', () => {
       guest.push(STACK_TOP - 0x40); // push %rbp
       const frame = guest.rsp();
       guest.setRsp(frame - 32);
-      guest.push(CORE + T.bpAfterCall);
+      guest.within(CORE + T.bpAfterCall);
       const kernel = guest.rsp();
       page(guest).setBigInt64(PAGE_SIZE - 8, BigInt(kernel), true);
       page(guest).setBigInt64(8, BigInt(frame), true);
@@ -132,7 +132,8 @@ describe('private stacks', () => {
     guest.setRsp(kernel);
     guest.handle(guest.cpu.fetch(CORE + T.faulting));
     expect(guest.rsp()).toBe(END - 0x100);
-    guest.setRsp(kernel + 8);
+    guest.setRsp(kernel);
+    expect(guest.cpu.ret()).toBe(CORE + T.innerAfterCall);
     returnFromInner(guest);
     guest.ret();
     expect([guest.rip(), guest.rsp(), guest.monitor.frames().live]).toEqual([KERNEL_TEXT, ENTRY_RSP, 0]);
@@ -158,7 +159,7 @@ describe('private stacks', () => {
     [
       'a call by pointer',
       (guest) => {
-        guest.push(CORE + T.afterThunk);
+        guest.within(CORE + T.afterThunk);
         return guest.handle(guest.cpu.fetch(KERNEL_TEXT));
       },
     ],

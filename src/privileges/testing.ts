@@ -285,7 +285,7 @@ export class Guest {
 
   constructor(
     modules: readonly RegisteredModule[] | ((engine: FakeEngine) => readonly RegisteredModule[]),
-    options: { cpus?: number; hostPages?: number } = {},
+    options: { cpus?: number; hostPages?: number; shadowStacks?: boolean } = {},
   ) {
     this.engine = new FakeEngine(options);
     this.tables = new PageTables(this.engine.memory, 0x1000, 0x2000, 0x10_0000);
@@ -413,13 +413,17 @@ export class Guest {
   }
   /** Module: `call gate` whose return address is `back`. */
   callOut(back: number, gate: number = G.kfunc, cpu = this.cpu): Verdict {
-    this.push(back, cpu);
-    return this.gate(gate, cpu);
+    return this.within(back, cpu) ?? this.gate(gate, cpu);
   }
-  /** `ret`, which must lead to a gate. */
+  /** Module: `call` of a function of its own, whose return address is `back`. A verdict if the call itself left the module. */
+  within(back: number, cpu = this.cpu): Verdict | undefined {
+    const exit = cpu.call(back);
+    return exit && this.handle(exit, cpu);
+  }
+  /** `ret`, which must lead to a gate, or leave the module. */
   ret(cpu = this.cpu): Verdict {
-    const target = this.pop(cpu);
-    return this.handle(cpu.out(target, GATE_PORT), cpu);
+    const to = cpu.ret();
+    return this.handle(typeof to === 'number' ? cpu.out(to, GATE_PORT) : to, cpu);
   }
 
   /** Loads the module and runs its init with a result. */
@@ -437,9 +441,14 @@ export class Guest {
 }
 
 /** A guest with the tiny module loaded and live. */
-export function live(options: { tiny?: TinyOptions; policy?: ViolationPolicy; cpus?: number; load?: LoadOptions } = {}): Guest {
+export function live(
+  options: { tiny?: TinyOptions; policy?: ViolationPolicy; cpus?: number; load?: LoadOptions; shadowStacks?: boolean } = {},
+): Guest {
   const image = tinyImage(options.tiny);
-  const guest = new Guest([registered(image, granted({ onViolation: options.policy ?? 'quarantine' }))], { cpus: options.cpus });
+  const guest = new Guest([registered(image, granted({ onViolation: options.policy ?? 'quarantine' }))], {
+    cpus: options.cpus,
+    shadowStacks: options.shadowStacks,
+  });
   guest.start(image, options.load);
   return guest;
 }
@@ -450,13 +459,13 @@ export const ENTRY_RSP = STACK_TOP - 0x100;
 export function insideInner(guest: Guest, cpu = guest.cpu, rsp = ENTRY_RSP): void {
   guest.call(G.probe, rsp, cpu);
   guest.setRsp(guest.rsp(cpu) - 16, cpu);
-  guest.push(CORE + T.afterInner, cpu);
+  guest.within(CORE + T.afterInner, cpu);
   guest.push(0x77, cpu); // push %rbx
 }
 /** Back to where probe is about to return. */
 export const returnFromInner = (guest: Guest): void => {
   guest.setRsp(guest.rsp() + 8);
-  if (guest.pop() !== CORE + T.afterInner) throw new Error("the stack of the test does not hold inner's return address");
+  if (guest.cpu.ret() !== CORE + T.afterInner) throw new Error("the stack of the test does not hold inner's return address");
   guest.setRsp(guest.rsp() + 16);
 };
 export const status = (guest: Guest) => guest.monitor.modules()[0].instances[0]?.state;

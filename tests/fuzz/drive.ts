@@ -2,10 +2,10 @@
  * Drives monitor and model through the same random life and compares every decision. A step is five numbers; what they mean depends on where the CPUs
  * are, so that most steps do something. Numbers shrink to simpler steps.
  */
-import { PAGE_SIZE, PERMISSION, REG } from '../../src/engine/contract.ts';
+import { joinAddress, PAGE_SIZE, PERMISSION, REG } from '../../src/engine/contract.ts';
 import type { PendingEvent } from '../../src/engine/contract.ts';
 import { CORE, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, STACK, T, tinyImage } from '../../src/privileges/testing.ts';
-import { canonical, Model, type Region } from './model.ts';
+import { canonical, Model, MOST_CALLS, type Region } from './model.ts';
 
 export const NUMBERS = 5;
 export type Step = readonly number[];
@@ -89,8 +89,8 @@ export class Drive {
   private readonly model: Model;
   private readonly regions: (Region & { readonly actual: Buffer; readonly frame: number })[];
 
-  constructor(policy: Policy) {
-    this.guest = new Guest([registered(image, granted({ onViolation: policy }))], { cpus: CPUS });
+  constructor(policy: Policy, shadowStacks: boolean) {
+    this.guest = new Guest([registered(image, granted({ onViolation: policy }))], { cpus: CPUS, shadowStacks });
     const { guest } = this;
     guest.stack(STACKS[1]);
     guest.load(image);
@@ -106,7 +106,7 @@ export class Drive {
         actual: Buffer.from(buffer as ArrayBuffer, frame, pages * PAGE_SIZE),
       };
     });
-    this.model = new Model(CPUS, this.regions, policy);
+    this.model = new Model(CPUS, this.regions, policy, shadowStacks);
   }
 
   get crossings(): Record<string, number> {
@@ -165,7 +165,14 @@ export class Drive {
         // push
         const value = !model.inside[cpu] && (a >> 5) % 4 !== 0 ? BigInt.asUintN(64, BigInt(KERNEL_TEXT)) : pick(VALUES, b);
         const at = canonical(registers[REG.rsp]) - 8;
-        if (setWord(at, value)) registers[REG.rsp] = BigInt.asUintN(64, BigInt(at));
+        if (!setWord(at, value)) break;
+        // In the module it is mostly a call that pushes.
+        if (model.calls[cpu].length > 0 && model.calls[cpu].length < MOST_CALLS && b % 16 !== 15 && !Number.isNaN(canonical(value))) {
+          guest.engine.cpus[cpu].registers.words.set(registers);
+          guest.within(canonical(value), guest.engine.cpus[cpu]);
+          model.calls[cpu].push({ back: canonical(value), slot: at });
+        }
+        registers[REG.rsp] = BigInt.asUintN(64, BigInt(at));
         break;
       }
       case 9:
@@ -252,9 +259,18 @@ export class Drive {
         );
       case 3: {
         // ret, or a jump by what is on top of the stack
-        const slot = model.slot(canonical(model.registers[index][REG.rsp]));
+        const rsp = canonical(model.registers[index][REG.rsp]);
+        const slot = model.slot(rsp);
         const to = slot ? canonical(slot.get()) : Number.NaN;
+        const newest = model.calls[index].at(-1);
+        if (inside && model.shadowStacks && slot && (newest?.back !== to || newest.slot !== rsp)) {
+          const exit = cpu.ret();
+          if (typeof exit === 'number') throw new Error(`a return to ${exit}, which no call said`);
+          return this.same('a bad return', guest.handle(exit, cpu), model.badReturn(index));
+        }
         if (Number.isNaN(to)) return undefined;
+        if (inside && cpu.ret() !== to) throw new Error(`the return to ${to} did not happen`);
+        model.calls[index].pop();
         model.registers[index][REG.rsp] = BigInt.asUintN(64, model.registers[index][REG.rsp] + 8n);
         cpu.registers.words.set(model.registers[index]);
         const number = (to - guest.gateAddress(0)) / 16;
@@ -320,6 +336,12 @@ export class Drive {
     for (const [index, cpu] of guest.engine.cpus.entries()) {
       if (guest.inside(cpu) !== model.inside[index]) differ(`CPU ${index} inside`, guest.inside(cpu), model.inside[index]);
       const { words } = cpu.registers;
+      const { halves, depth } = cpu.shadowStack;
+      const calls = Array.from({ length: depth }, (_, entry) => ({
+        back: joinAddress(halves[4 * entry], halves[4 * entry + 1]),
+        slot: joinAddress(halves[4 * entry + 2], halves[4 * entry + 3]),
+      }));
+      if (JSON.stringify(calls) !== JSON.stringify(model.calls[index])) differ(`calls of CPU ${index}`, calls, model.calls[index]);
       if (model.registers[index].some((value, register) => words[register] !== value))
         differ(`registers of CPU ${index}`, [...words], model.registers[index]);
     }

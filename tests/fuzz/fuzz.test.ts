@@ -22,6 +22,7 @@ test('P2 P4 P5 P6 P8 the monitor decides as the model does, and the run comes to
       'no-frame',
       'return-address',
       'seal-broken',
+      'shadow-stack',
       'wild-fetch',
       'text-fetch',
       'resume-mismatch',
@@ -37,10 +38,15 @@ test('P2 P4 P5 P6 P8 the monitor decides as the model does, and the run comes to
 test('P2 P11 short lives by property: a difference shrinks to its shortest form', { timeout: 60_000 }, () => {
   const step = fc.array(fc.nat(0xf_ffff), { minLength: NUMBERS, maxLength: NUMBERS });
   fc.assert(
-    fc.property(fc.constantFrom('log', 'quarantine'), fc.array(step, { minLength: 20, maxLength: 80 }), (policy, steps) => {
-      const drive = new Drive(policy);
-      for (const numbers of steps) drive.step(numbers);
-    }),
+    fc.property(
+      fc.constantFrom('log', 'quarantine'),
+      fc.boolean(),
+      fc.array(step, { minLength: 20, maxLength: 80 }),
+      (policy, shadowStacks, steps) => {
+        const drive = new Drive(policy, shadowStacks);
+        for (const numbers of steps) drive.step(numbers);
+      },
+    ),
     { numRuns: 40 },
   );
 });

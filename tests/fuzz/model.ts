@@ -17,6 +17,7 @@ const SHARED = STATUS | 0x200n;
 const RESUME_FLAG = 0x1_0000n;
 const PAGE = 4096;
 const MOST_SEALS = 48;
+export const MOST_CALLS = 64;
 
 const word = (address: number) => BigInt.asUintN(64, BigInt(address));
 /** A canonical address as a signed number, else NaN. */
@@ -76,6 +77,14 @@ interface Frame {
   detail: number;
   registers: Words;
   seals: [slot: number, value: bigint][];
+  /** The module's calls that had not returned, oldest first. */
+  calls: Call[];
+}
+
+/** A call of the module's own: where it returns to, and where on the stack that is written. */
+export interface Call {
+  readonly back: number;
+  readonly slot: number;
 }
 
 export class Model {
@@ -84,6 +93,8 @@ export class Model {
   readonly registers: Words[];
   /** Per CPU: the GS base makes per-CPU data fall into private memory. */
   readonly badGs: boolean[];
+  /** Per CPU: what its shadow stack holds, oldest first; nothing where there are none. */
+  readonly calls: Call[][];
   /** Newest first. */
   frames: Frame[] = [];
   readonly crossings: Record<string, number> = {
@@ -106,8 +117,10 @@ export class Model {
     cpus: number,
     readonly regions: readonly Region[],
     private readonly policy: 'log' | 'quarantine',
+    readonly shadowStacks: boolean,
   ) {
     this.inside = new Array(cpus).fill(false);
+    this.calls = Array.from({ length: cpus }, () => []);
     this.badGs = new Array(cpus).fill(false);
     this.registers = Array.from({ length: cpus }, () => new Array<bigint>(18).fill(0n).with(FLAGS, 2n));
   }
@@ -157,12 +170,18 @@ export class Model {
       const frame = this.push('event', rsp, at, type === 'exception' ? vector : -1, registers);
       broken = at === RETURN_GATE ? undefined : this.seal(frame, at, rsp, canonical(registers[RBP]));
       if (broken) this.take(frame);
+      else frame.calls = [...this.calls[cpu]];
     }
     this.scrub(cpu);
-    this.inside[cpu] = false;
+    this.leave(cpu);
     if (broken) return this.breach(broken);
     this.crossings.eventOut++;
     return 'handled';
+  }
+
+  /** A return in the module that would not go where its call said. */
+  badReturn(cpu: number): Verdict {
+    return this.done(this.violation(cpu, 'shadow-stack'));
   }
 
   /** The kernel writes to text or gates. */
@@ -220,17 +239,19 @@ export class Model {
     registers[FLAGS] = (registers[FLAGS] & SHARED) | 2n;
     registers[RIP] = word(ENTRIES.get(gate) ?? 0);
     this.inside[cpu] = true;
+    if (this.shadowStacks) this.calls[cpu] = [{ back: RETURN_GATE, slot: rsp }];
     if (gate === G.init) this.initEntered = true;
     this.crossings.callIn++;
     return 'handled';
   }
 
   private returnOut(cpu: number): Verdict {
+    if (this.calls[cpu].length > 0) return this.violation(cpu, 'shadow-stack');
     const frame = this.find('call-in', this.rsp(cpu));
     if (!frame) return this.violation(cpu, 'no-frame');
     this.take(frame);
     const registers = this.registers[cpu];
-    this.inside[cpu] = false;
+    this.leave(cpu);
     registers[FLAGS] = (registers[FLAGS] & SHARED) | (frame.registers[FLAGS] & ~SHARED);
     registers[RIP] = word(frame.address);
     this.crossings.returnOut++;
@@ -245,6 +266,9 @@ export class Model {
     if (!slot) return 'bad-stack';
     const back = canonical(slot.get());
     if (back !== RETURN_GATE && !this.isReturnAddress(back)) return 'return-address';
+    const newest = this.calls[cpu].at(-1);
+    if (this.shadowStacks && (newest?.back !== back || newest.slot !== rsp)) return 'shadow-stack';
+    this.calls[cpu].pop();
     if (gate !== G.stackFail) {
       // nothing comes back from that one
       const frame = this.push('call-out', rsp + 8, back, gate, registers);
@@ -253,9 +277,10 @@ export class Model {
         this.take(frame);
         return broken;
       }
+      frame.calls = [...this.calls[cpu]];
     }
     slot.set(word(REENTRY_GATE));
-    this.inside[cpu] = false;
+    this.leave(cpu);
     registers[RIP] = word(target);
     this.crossings.callOut++;
     return undefined;
@@ -285,6 +310,7 @@ export class Model {
     registers[FLAGS] = (registers[FLAGS] & SHARED) | (frame.registers[FLAGS] & ~SHARED);
     registers[RIP] = word(frame.address);
     this.inside[cpu] = true;
+    this.calls[cpu] = [...frame.calls];
     this.crossings.returnIn++;
     return 'handled';
   }
@@ -314,6 +340,7 @@ export class Model {
     registers[RIP] = word(at);
     if (fixed) registers[RDX] = word(-14);
     this.inside[cpu] = true;
+    this.calls[cpu] = [...frame.calls];
     this.crossings.resume++;
     return 'handled';
   }
@@ -386,7 +413,7 @@ export class Model {
     const registers = this.registers[cpu];
     const rsp = this.rsp(cpu);
     if (this.inside[cpu]) this.scrub(cpu);
-    this.inside[cpu] = false;
+    this.leave(cpu);
     const frame = this.frames.find(
       ({ kind, key }) => kind === 'call-in' && key >= rsp && this.stackOf(key) === this.stackOf(rsp + 8) && this.joined(rsp, key),
     );
@@ -433,6 +460,11 @@ export class Model {
     this.state = 'absent';
   }
 
+  private leave(cpu: number): void {
+    this.inside[cpu] = false;
+    this.calls[cpu] = [];
+  }
+
   /** Nothing of the module stays in the registers. */
   private scrub(cpu: number): void {
     const registers = this.registers[cpu];
@@ -444,7 +476,7 @@ export class Model {
 
   private push(kind: Frame['kind'], key: number, address: number, detail: number, registers: Words): Frame {
     this.frames = this.frames.filter((other) => !(other.key < key && this.sameStack(other.key, key))); // those below are dead
-    const frame: Frame = { kind, key, address, detail, registers: [...registers], seals: [] };
+    const frame: Frame = { kind, key, address, detail, registers: [...registers], seals: [], calls: [] };
     this.frames.unshift(frame);
     return frame;
   }

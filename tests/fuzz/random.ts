@@ -29,7 +29,7 @@ export function runFuzz(steps: number, seed: number, tick: (done: number) => voi
   const totals: Totals = { steps: 0, crossings: {}, reasons: new Set() };
   for (let life = seed; totals.steps < steps; life++) {
     const policy: Policy = life % 4 === 0 ? 'quarantine' : 'log';
-    const drive = new Drive(policy);
+    const drive = new Drive(policy, life % 3 !== 0); // an engine with shadow stacks, and one without
     const next = xorshift(life);
     const count = Math.min(LIFE, steps - totals.steps);
     for (let step = 0; step < count; step++) {
