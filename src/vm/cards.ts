@@ -2,8 +2,9 @@
 import { unreachable } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Board, PciFunctionPorts } from '../machine/board.ts';
-import { createE1000, type E1000 } from '../machine/devices/e1000/e1000.ts';
-import { createRtl8139, type Rtl8139 } from '../machine/devices/rtl8139/rtl8139.ts';
+import { createE1000 } from '../machine/devices/e1000/e1000.ts';
+import type { NetworkCard } from '../machine/devices/network-card/network-card.ts';
+import { createRtl8139 } from '../machine/devices/rtl8139/rtl8139.ts';
 import type { NetworkBackend } from '../machine/ports.ts';
 import { bridgeCard, type CardSide } from '../net/bridge.ts';
 import { parseMac } from '../net/ethernet.ts';
@@ -20,9 +21,7 @@ export interface Cards {
   close(): void;
 }
 
-type Card = E1000 | Rtl8139;
-
-function createCard(model: CardModel, ports: PciFunctionPorts, options: { mac: Uint8Array; backend: NetworkBackend }): Card {
+function createCard(model: CardModel, ports: PciFunctionPorts, options: { mac: Uint8Array; backend: NetworkBackend }): NetworkCard {
   switch (model) {
     case 'e1000':
       return createE1000(ports, options);
@@ -44,7 +43,7 @@ export async function createCards(
 ): Promise<Cards> {
   const bridges: CardSide[] = [];
   const backends: NetworkBackend[] = [];
-  const cards: { slot: number; card: Card }[] = [];
+  const cards: { slot: number; card: NetworkCard }[] = [];
   for (const [index, { model = 'e1000', slot, mac, net, pcap }] of config.cards.entries()) {
     const memory = links[index];
     let backend: NetworkBackend;

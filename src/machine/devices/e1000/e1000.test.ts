@@ -195,28 +195,28 @@ describe('interrupts', () => {
   test('a cause raises the line only when unmasked; a read clears it', () => {
     const bench = createBench();
     bench.write('ICS', 4);
-    expect(bench.line()).toBe(false);
+    expect(bench.line.level).toBe(false);
     bench.write('IMS', 4);
-    expect([bench.line(), bench.read('IMS')]).toEqual([true, 4]);
+    expect([bench.line.level, bench.read('IMS')]).toEqual([true, 4]);
     expect(bench.read('ICR')).toBe(4);
-    expect([bench.line(), bench.read('ICR')]).toEqual([false, 0]);
+    expect([bench.line.level, bench.read('ICR')]).toEqual([false, 0]);
     bench.write('ICS', 4);
     bench.write('IMC', 0xffffffff);
-    expect(bench.line()).toBe(false);
+    expect(bench.line.level).toBe(false);
   });
   test('ITR spaces assertions', () => {
     const bench = createBench();
     bench.write('ITR', 100); // 25.6 us
     bench.write('IMS', 4);
     bench.write('ICS', 4);
-    expect(bench.line()).toBe(true);
+    expect(bench.line.level).toBe(true);
     bench.read('ICR');
     bench.write('ICS', 4);
-    expect(bench.line()).toBe(false);
+    expect(bench.line.level).toBe(false);
     bench.advance(25_599);
-    expect(bench.line()).toBe(false);
+    expect(bench.line.level).toBe(false);
     bench.advance(1);
-    expect(bench.line()).toBe(true);
+    expect(bench.line.level).toBe(true);
   });
 });
 
@@ -239,7 +239,7 @@ describe('bus mastering and snapshots', () => {
     bench.write('IMS', 4);
     bench.write('ICS', 4);
     bench.card.reset();
-    expect([bench.line(), bench.read('TDLEN'), bench.read('IMS')]).toEqual([false, 0, 0]);
+    expect([bench.line.level, bench.read('TDLEN'), bench.read('IMS')]).toEqual([false, 0, 0]);
   });
   test('a saved card goes on in another', () => {
     const first = createBench();
@@ -258,7 +258,7 @@ describe('bus mastering and snapshots', () => {
     post(second, [0x5028, 0, 60 | EOP, 0]);
     expect(second.sent[0]).toEqual(frameTo(PEER, 100));
     second.advance(10_240);
-    expect(second.line()).toBe(true);
+    expect(second.line.level).toBe(true);
     expect(second.view.getUint16(RX_RING + 8, true)).toBe(64);
   });
   test('a state that does not fit names its field', () => {

@@ -2,8 +2,14 @@
  * The Intel 82540EM gigabit controller ("e1000"), by the 8254x Family Software Developer's Manual. This file is the card's edge: PCI
  * identity, the memory and io windows, resets, and which part answers for which register.
  */
-import type { Log } from '../../../base/log.ts';
-import type { Clock, Dma, IrqLine, NetworkBackend, PciBar, PciFunction, RegisterBlock, Stateful } from '../../ports.ts';
+import {
+  checkStationAddress,
+  ETHERNET_CLASS,
+  type NetworkCard,
+  type NetworkCardOptions,
+  type NetworkCardPorts,
+} from '../network-card/network-card.ts';
+import type { NetworkBackend, PciBar, RegisterBlock } from '../../ports.ts';
 import { CAUSE, CTRL, CTRL_EXT, RCTL, STATUS } from './bits.ts';
 import { Eeprom } from './eeprom.ts';
 import { Interrupts } from './interrupts.ts';
@@ -18,38 +24,20 @@ const IO_SIZE = 64;
 /** The io window: an address register and a data register (13.2). */
 const IO = { address: 0, data: 4 } as const;
 
-export interface E1000Ports {
-  irq: IrqLine;
-  dma: Dma;
-  clock: Clock;
-  log: Log;
-}
-export interface E1000Options {
-  /** Station address, six bytes, not multicast. */
-  mac: Uint8Array;
-  backend: NetworkBackend;
-}
-export interface E1000 extends PciFunction, Stateful {
-  /** Counters since the VM started, by name. */
-  statistics(): Record<string, number>;
-  /** Plugs the cable in or out. */
-  setLink(up: boolean): void;
-}
-
 /** Throws RangeError when `mac` is not a unicast address of six bytes. */
-export function createE1000(ports: E1000Ports, options: E1000Options): E1000 {
-  if (options.mac.length !== 6 || (options.mac[0] & 1) !== 0) throw new RangeError('e1000: mac must be six bytes and not multicast');
+export function createE1000(ports: NetworkCardPorts, options: NetworkCardOptions): NetworkCard {
+  checkStationAddress('e1000', options.mac);
   return new Card(ports, options);
 }
 
-class Card implements E1000 {
+class Card implements NetworkCard {
   readonly name = 'e1000';
   readonly vendor = 0x8086;
   readonly device = 0x100e;
   readonly subsystemVendor = 0x8086;
   readonly subsystem = 0x001e;
   readonly revision = 3;
-  readonly classCode = 0x02_0000;
+  readonly classCode = ETHERNET_CLASS;
   readonly interruptPin = 1;
   readonly bars: readonly PciBar[];
 
@@ -66,8 +54,8 @@ class Card implements E1000 {
   private warned = false;
 
   constructor(
-    private readonly ports: E1000Ports,
-    options: E1000Options,
+    private readonly ports: NetworkCardPorts,
+    options: NetworkCardOptions,
   ) {
     const { dma, clock, irq } = ports;
     const { counters, registers } = this;

@@ -1,7 +1,7 @@
 /** Which frames the card takes: station addresses, multicast hash, VLAN table (8254x manual 3.2.1, 13.5.1 to 13.5.3, 9.4). */
 import { RCTL } from './bits.ts';
 import { REGISTER } from './registers.ts';
-import { isBroadcast } from './statistics.ts';
+import { isBroadcast } from '../network-card/network-card.ts';
 
 const RAH_VALID = 0x8000_0000;
 /** Which twelve bits of the last two address bytes index the multicast table, by RCTL.MO. */

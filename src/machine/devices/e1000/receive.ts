@@ -8,7 +8,8 @@ import { CAUSE, CTRL, FCS, MAXIMUM_FRAME, MINIMUM_FRAME, RCTL, RXCSUM, RXD, RXE 
 import { matchAddress, matchVlan } from './filter.ts';
 import { DelayTimer, type Interrupts } from './interrupts.ts';
 import { REGISTER, type RegisterFile } from './registers.ts';
-import { isBroadcast, type Statistics } from './statistics.ts';
+import { isBroadcast } from '../network-card/network-card.ts';
+import type { Statistics } from './statistics.ts';
 
 const DESCRIPTOR = 16;
 const TAG = 4;

@@ -1,4 +1,5 @@
 /** The card's packet counters (8254x manual 13.7): 32-bit counters stick at their maximum, octet pairs are 64 bits wide. */
+import { createTotals } from '../network-card/network-card.ts';
 import { FCS } from './bits.ts';
 import { REGISTER } from './registers.ts';
 
@@ -6,19 +7,7 @@ import { REGISTER } from './registers.ts';
 const CLASSES = [64, 127, 255, 511, 1023] as const;
 
 export class Statistics {
-  /** Whole numbers since the VM started, never cleared by the guest. */
-  readonly totals = {
-    rxFrames: 0,
-    rxBytes: 0,
-    rxFiltered: 0,
-    rxDropped: 0,
-    rxStalls: 0,
-    txFrames: 0,
-    txBytes: 0,
-    txDropped: 0,
-    badDescriptors: 0,
-    badRings: 0,
-  };
+  readonly totals = createTotals();
 
   constructor(private readonly words: Uint32Array) {}
 
@@ -66,8 +55,4 @@ function sizeClass(size: number): number {
   let index = 0;
   while (index < CLASSES.length && size > CLASSES[index]) index++;
   return index;
-}
-
-export function isBroadcast(frame: Uint8Array): boolean {
-  return (frame[0] & frame[1] & frame[2] & frame[3] & frame[4] & frame[5]) === 0xff;
 }

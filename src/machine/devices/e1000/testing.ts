@@ -1,98 +1,21 @@
-/** A bench for the card's tests: memory, a clock that is moved by hand, a wire that records, and register access as a driver does it. */
-import { silentLog } from '../../../base/log.ts';
-import type { Clock, NetworkBackend } from '../../ports.ts';
-import { createE1000, type E1000 } from './e1000.ts';
+/** A bench for the card's tests: register access as a driver does it, and rings. */
+import { type CardBench, createCardBench } from '../network-card/testing.ts';
+import { createE1000 } from './e1000.ts';
 import { OFFSET, type RegisterName } from './registers.ts';
 
-export const MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
-export const PEER = Uint8Array.of(0x52, 0x55, 0x0a, 0x00, 0x02, 0x02);
+export { BROADCAST, frameTo, MAC, PEER } from '../network-card/testing.ts';
 
-export interface Bench {
-  card: E1000;
-  memory: Uint8Array;
-  view: DataView;
-  sent: Uint8Array[];
-  backend: NetworkBackend & { readyCalls: number };
-  line(): boolean;
-  dmaAccesses(): number;
-  /** Moves the clock and runs the timers that fall due. */
-  advance(ns: number): void;
+export interface Bench extends CardBench {
   read(name: RegisterName, index?: number): number;
   write(name: RegisterName, value: number, index?: number): void;
 }
 
 export function createBench(memorySize = 0x10_0000): Bench {
-  const memory = new Uint8Array(memorySize);
-  const inside = (gpa: number, length: number) => gpa >= 0 && gpa + length <= memorySize;
-  let now = 0;
-  let asserted = false;
-  let accesses = 0;
-  const timers: { time: number; callback: () => void }[] = [];
-  const clock: Clock = {
-    now: () => now,
-    timer(callback) {
-      const timer = { time: Number.POSITIVE_INFINITY, callback };
-      timers.push(timer);
-      return { arm: (time) => void (timer.time = time) };
-    },
-  };
-  const sent: Uint8Array[] = [];
-  const backend = {
-    readyCalls: 0,
-    send: (frame: Uint8Array) => void sent.push(frame),
-    receive: (): boolean => true,
-    ready: () => void backend.readyCalls++,
-    close: () => {},
-  };
-  const card = createE1000(
-    {
-      irq: { set: (level) => void (asserted = level) },
-      dma: {
-        read(gpa, into) {
-          accesses++;
-          if (!inside(gpa, into.length)) {
-            into.fill(0xff);
-            return false;
-          }
-          into.set(memory.subarray(gpa, gpa + into.length));
-          return true;
-        },
-        write(gpa, from) {
-          accesses++;
-          if (!inside(gpa, from.length)) return false;
-          memory.set(from, gpa);
-          return true;
-        },
-      },
-      clock,
-      log: silentLog,
-    },
-    { mac: MAC, backend },
-  );
-  const bar = card.bars[0];
-  if (bar === undefined) throw new Error('no memory window');
-  card.setBusMaster(true);
+  const { bench, window } = createCardBench(createE1000, memorySize);
   return {
-    card,
-    memory,
-    sent,
-    backend,
-    view: new DataView(memory.buffer),
-    line: () => asserted,
-    dmaAccesses: () => accesses,
-    advance(ns) {
-      const end = now + ns;
-      for (;;) {
-        const next = timers.reduce((a, b) => (b.time < a.time ? b : a));
-        if (next.time > end) break;
-        now = Math.max(now, next.time);
-        next.time = Number.POSITIVE_INFINITY;
-        next.callback();
-      }
-      now = end;
-    },
-    read: (name, index = 0) => bar.registers.read(OFFSET[name] + index * 4, 4),
-    write: (name, value, index = 0) => bar.registers.write(OFFSET[name] + index * 4, 4, value >>> 0),
+    ...bench,
+    read: (name, index = 0) => window.read(OFFSET[name] + index * 4, 4),
+    write: (name, value, index = 0) => window.write(OFFSET[name] + index * 4, 4, value >>> 0),
   };
 }
 
@@ -139,13 +62,3 @@ export const DATA = 0x0010_0000;
 export const TSE = 0x0400_0000;
 export const VLE = 0x4000_0000;
 export const IDE = 0x8000_0000;
-
-/** An Ethernet frame of `length` bytes with a counting payload. */
-export function frameTo(destination: Uint8Array, length: number, type = 0x88b5): Uint8Array {
-  const frame = Uint8Array.from({ length }, (_, i) => i & 0xff);
-  frame.set(destination);
-  frame.set(PEER, 6);
-  frame[12] = type >>> 8;
-  frame[13] = type & 0xff;
-  return frame;
-}

@@ -95,9 +95,9 @@ describe('legacy descriptors', () => {
     bench.advance(8_000);
     post(bench, [BUFFER, 0, 60 | EOP | RS | IDE, 0]);
     bench.advance(7_359);
-    expect(bench.line()).toBe(false);
+    expect(bench.line.level).toBe(false);
     bench.advance(1);
-    expect(bench.line()).toBe(true);
+    expect(bench.line.level).toBe(true);
   });
 });
 

@@ -8,7 +8,8 @@ import type { Clock, Dma, Timer } from '../../ports.ts';
 import { CAUSE, CTRL, MAXIMUM_FRAME, MINIMUM_FRAME, POPTS, TCTL, TXD } from './bits.ts';
 import { DelayTimer, type Interrupts } from './interrupts.ts';
 import { REGISTER, type RegisterFile } from './registers.ts';
-import { isBroadcast, type Statistics } from './statistics.ts';
+import { isBroadcast } from '../network-card/network-card.ts';
+import type { Statistics } from './statistics.ts';
 
 /** Descriptors and frames handled before the guest gets its turn again, and how long it gets (ns). */
 const WORK = 1024;

@@ -1,4 +1,5 @@
 /** Which frames the card takes (data sheet 6, RCR and MAR). */
+import { isBroadcast } from '../network-card/network-card.ts';
 import { RECEIVE_CONFIG } from './bits.ts';
 import { OFFSET, type RegisterFile } from './registers.ts';
 import type { Destination } from './statistics.ts';
@@ -13,7 +14,7 @@ export function matchAddress(registers: RegisterFile, frame: Uint8Array): { dest
     const wanted = (config & RECEIVE_CONFIG.allPhysical) !== 0 || (own && (config & RECEIVE_CONFIG.physical) !== 0);
     return wanted ? { destination: 'physical', own } : undefined;
   }
-  if ((frame[0] & frame[1] & frame[2] & frame[3] & frame[4] & frame[5]) === 0xff) {
+  if (isBroadcast(frame)) {
     return (config & RECEIVE_CONFIG.broadcast) !== 0 ? { destination: 'broadcast', own: false } : undefined;
   }
   if ((config & RECEIVE_CONFIG.multicast) === 0) return undefined;

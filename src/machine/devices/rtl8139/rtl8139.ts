@@ -2,9 +2,15 @@
  * The Realtek RTL8139C+ fast Ethernet controller, by Realtek's RTL8139C(L)+ data sheet 1.6 and the RTL8139 programming guide. This file is
  * the card's edge: PCI identity, the two windows on the same registers, resets, and which part answers for which register.
  */
-import type { Log } from '../../../base/log.ts';
 import { Microwire } from '../microwire.ts';
-import type { Clock, Dma, IrqLine, NetworkBackend, PciBar, PciFunction, RegisterBlock, Stateful } from '../../ports.ts';
+import {
+  checkStationAddress,
+  ETHERNET_CLASS,
+  type NetworkCard,
+  type NetworkCardOptions,
+  type NetworkCardPorts,
+} from '../network-card/network-card.ts';
+import type { NetworkBackend, PciBar, RegisterBlock } from '../../ports.ts';
 import { readState, saveBytes } from '../../state.ts';
 import { CAUSE, COMMAND, EEPROM, PLUS, POLL, TRANSMIT_CONFIG } from './bits.ts';
 import { ADDRESS_WORD, eepromContents } from './eeprom.ts';
@@ -27,40 +33,25 @@ const EEPROM_WRITABLE = EEPROM.mode | EEPROM.select | EEPROM.clock | EEPROM.data
 const WORD = 0xffff;
 const DOUBLE_WORD = 0xffff_ffff;
 
-export interface Rtl8139Ports {
-  irq: IrqLine;
-  dma: Dma;
-  clock: Clock;
-  log: Log;
-}
-export interface Rtl8139Options {
-  /** Station address, six bytes, not multicast. */
-  mac: Uint8Array;
-  backend: NetworkBackend;
+export interface Rtl8139Options extends NetworkCardOptions {
   /** 'c' is the RTL8139C, the same without C+ mode: drivers of the C mode refuse a C+. Default 'c+'. */
   chip?: keyof typeof CHIPS;
 }
-export interface Rtl8139 extends PciFunction, Stateful {
-  /** Counters since the VM started, by name. */
-  statistics(): Record<string, number>;
-  /** Plugs the cable in or out. */
-  setLink(up: boolean): void;
-}
 
 /** Throws RangeError when `mac` is not a unicast address of six bytes. */
-export function createRtl8139(ports: Rtl8139Ports, options: Rtl8139Options): Rtl8139 {
-  if (options.mac.length !== 6 || (options.mac[0] & 1) !== 0) throw new RangeError('rtl8139: mac must be six bytes and not multicast');
+export function createRtl8139(ports: NetworkCardPorts, options: Rtl8139Options): NetworkCard {
+  checkStationAddress('rtl8139', options.mac);
   return new Card(ports, options);
 }
 
-class Card implements Rtl8139 {
+class Card implements NetworkCard {
   readonly name = 'rtl8139';
   readonly vendor = 0x10ec;
   readonly device = 0x8139;
   readonly subsystemVendor = 0x10ec;
   readonly subsystem = 0x8139;
   readonly revision: number;
-  readonly classCode = 0x02_0000;
+  readonly classCode = ETHERNET_CLASS;
   readonly interruptPin = 1;
   readonly bars: readonly PciBar[];
 
@@ -79,7 +70,7 @@ class Card implements Rtl8139 {
   private command = 0;
 
   constructor(
-    private readonly ports: Rtl8139Ports,
+    private readonly ports: NetworkCardPorts,
     options: Rtl8139Options,
   ) {
     const { dma, clock, irq } = ports;

@@ -1,4 +1,5 @@
 /** The card's packet counters, and the block of tally counters that it writes to memory when asked (data sheet 6, DTCCR). */
+import { createTotals } from '../network-card/network-card.ts';
 import { readState } from '../../state.ts';
 
 export const TALLY_SIZE = 64;
@@ -19,19 +20,7 @@ export type Tally = (typeof TALLIES)[number][0];
 export type Destination = 'physical' | 'broadcast' | 'multicast';
 
 export class Statistics {
-  /** Whole numbers since the VM started, never cleared by the guest. */
-  readonly totals = {
-    rxFrames: 0,
-    rxBytes: 0,
-    rxFiltered: 0,
-    rxDropped: 0,
-    rxStalls: 0,
-    txFrames: 0,
-    txBytes: 0,
-    txDropped: 0,
-    badDescriptors: 0,
-    badRings: 0,
-  };
+  readonly totals = createTotals();
   /** Since power-up. */
   private readonly tallies = Object.fromEntries(TALLIES.map(([name]) => [name, 0])) as Record<Tally, number>;
   /** MPC: 24 bits, cleared by a write. */

@@ -1,81 +1,21 @@
-/** A bench for the card's tests: memory, a clock that is moved by hand, a wire that records, and register access as a driver does it. */
-import { silentLog } from '../../../base/log.ts';
-import type { NetworkBackend } from '../../ports.ts';
-import { createManualClock, createProbe } from '../../testing.ts';
+/** A bench for the card's tests: register access as a driver does it, rings, and packets. */
+import { type CardBench, createCardBench, frameTo } from '../network-card/testing.ts';
 import { OFFSET, type RegisterName, WIDTH } from './registers.ts';
-import { createRtl8139, type Rtl8139, type Rtl8139Options } from './rtl8139.ts';
+import { createRtl8139, type Rtl8139Options } from './rtl8139.ts';
 
-export const MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
-export const PEER = Uint8Array.of(0x52, 0x55, 0x0a, 0x00, 0x02, 0x02);
-export const BROADCAST = new Uint8Array(6).fill(0xff);
+export { BROADCAST, frameTo, MAC, PEER } from '../network-card/testing.ts';
 
-export interface Bench {
-  card: Rtl8139;
-  memory: Uint8Array;
-  view: DataView;
-  sent: Uint8Array[];
-  backend: NetworkBackend & { readyCalls: number };
-  line: { level: boolean; edges: number };
-  dmaAccesses(): number;
-  /** Moves the clock and runs the timers that fall due. */
-  advance(ns: number): void;
+export interface Bench extends CardBench {
   read(name: RegisterName): number;
   write(name: RegisterName, value: number): void;
 }
 
 export function createBench(chip: Rtl8139Options['chip'] = 'c+', memorySize = 0x10_0000): Bench {
-  const memory = new Uint8Array(memorySize);
-  const inside = (gpa: number, length: number) => gpa >= 0 && gpa + length <= memorySize;
-  const clock = createManualClock();
-  const line = createProbe();
-  const sent: Uint8Array[] = [];
-  let accesses = 0;
-  const backend = {
-    readyCalls: 0,
-    send: (frame: Uint8Array) => void sent.push(frame),
-    receive: (): boolean => true,
-    ready: () => void backend.readyCalls++,
-    close: () => {},
-  };
-  const card = createRtl8139(
-    {
-      irq: line,
-      dma: {
-        read(gpa, into) {
-          accesses++;
-          if (!inside(gpa, into.length)) {
-            into.fill(0xff);
-            return false;
-          }
-          into.set(memory.subarray(gpa, gpa + into.length));
-          return true;
-        },
-        write(gpa, from) {
-          accesses++;
-          if (!inside(gpa, from.length)) return false;
-          memory.set(from, gpa);
-          return true;
-        },
-      },
-      clock,
-      log: silentLog,
-    },
-    { mac: MAC, backend, chip },
-  );
-  const bar = card.bars[1];
-  if (bar === undefined) throw new Error('no memory window');
-  card.setBusMaster(true);
+  const { bench, window } = createCardBench((ports, options) => createRtl8139(ports, { ...options, chip }), memorySize);
   return {
-    card,
-    memory,
-    sent,
-    backend,
-    line,
-    view: new DataView(memory.buffer),
-    dmaAccesses: () => accesses,
-    advance: (ns) => clock.advance(ns),
-    read: (name) => bar.registers.read(OFFSET[name], WIDTH[name]),
-    write: (name, value) => bar.registers.write(OFFSET[name], WIDTH[name], value >>> 0),
+    ...bench,
+    read: (name) => window.read(OFFSET[name], WIDTH[name]),
+    write: (name, value) => window.write(OFFSET[name], WIDTH[name], value >>> 0),
   };
 }
 
@@ -128,16 +68,6 @@ export function put(bench: Bench, ring: number, index: number, ...descriptors: r
     bench.view.setUint32(at + 8, buffer, true);
     bench.view.setUint32(at + 12, 0, true);
   }
-}
-
-/** An Ethernet frame of `length` bytes with a counting payload. */
-export function frameTo(destination: Uint8Array, length: number, type = 0x88b5): Uint8Array {
-  const frame = Uint8Array.from({ length }, (_, i) => i & 0xff);
-  frame.set(destination);
-  frame.set(PEER, 6);
-  frame[12] = type >>> 8;
-  frame[13] = type & 0xff;
-  return frame;
 }
 
 /** Ethernet, IPv4 and TCP or UDP headers with `payload` bytes behind; checksums are zero. */
