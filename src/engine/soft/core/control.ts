@@ -1,4 +1,8 @@
 // Control and debug registers (Intel SDM vol. 3, 2.5, 4.10.4 and 18.2), XCR0, and what the vector unit's users ask about them.
+import {
+  CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP,
+  CR4_DE, CR4_OSFXSR, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_LME,
+} from './control-bits';
 import { cpu } from './state';
 import { fault, faultCode, updateStep } from './events';
 import { PHYSICAL_BITS } from './paging';
@@ -7,27 +11,7 @@ import { flushAll, flushLocal, flushPage, selectSet, updateContext, vectorAllowe
 import { CR0, CR2, CR3, CR4, CR8, DR, EFER, SEG_ATTR, XCR0 } from './layout';
 import { CR4_SUPPORTED } from './cpuid';
 
-const PE: u64 = 1;
-const MP: u64 = 2;
-const EM: u64 = 4;
-const TS: u64 = 8;
-const ET: u64 = 0x10;
-const WP: u64 = 1 << 16;
-const NW: u64 = 1 << 29;
-const CD: u64 = 1 << 30;
-const PG: u64 = 1 << 31;
 const CR0_BITS: u64 = 0xe005003f;
-
-const PSE: u64 = 1 << 4;
-const PAE: u64 = 1 << 5;
-const PGE: u64 = 1 << 7;
-const OSFXSR: u64 = 1 << 9;
-const PCIDE: u64 = 1 << 17;
-const SMEP: u64 = 1 << 20;
-const SMAP: u64 = 1 << 21;
-
-const LME: u64 = 1 << 8;
-const LMA: u64 = 1 << 10;
 
 /** `index`: 0, 2, 3, 4 or 8. */
 export function readControl(index: u32): u64 {
@@ -53,25 +37,25 @@ export function writeControl(index: u32, value: u64): void {
 }
 
 export function writeCr0(value: u64): void {
-  if (value >> 32 || ((value & PG) != 0 && !(value & PE)) || ((value & NW) != 0 && !(value & CD))) faultCode(13, 0);
-  value = (value & CR0_BITS) | ET;
+  if (value >> 32 || ((value & CR0_PG) != 0 && !(value & CR0_PE)) || ((value & CR0_NW) != 0 && !(value & CR0_CD))) faultCode(13, 0);
+  value = (value & CR0_BITS) | CR0_ET;
   const old = load<u64>(cpu, CR0);
   const efer = load<u64>(cpu, EFER);
-  if (value & PG && !(old & PG) && efer & LME) {
+  if (value & CR0_PG && !(old & CR0_PG) && efer & EFER_LME) {
     // Long mode begins (SDM vol. 3, 10.8.5): PAE must be on, CS must not be 64-bit already.
-    if (!(load<u64>(cpu, CR4) & PAE) || load<u16>(cpu + 2, SEG_ATTR) & 0x2000) faultCode(13, 0);
-    store<u64>(cpu, efer | LMA, EFER);
-  } else if (!(value & PG) && old & PG) {
-    if (mode64() || load<u64>(cpu, CR4) & PCIDE) faultCode(13, 0);
-    store<u64>(cpu, efer & ~LMA, EFER);
+    if (!(load<u64>(cpu, CR4) & CR4_PAE) || load<u16>(cpu + 2, SEG_ATTR) & 0x2000) faultCode(13, 0);
+    store<u64>(cpu, efer | EFER_LMA, EFER);
+  } else if (!(value & CR0_PG) && old & CR0_PG) {
+    if (mode64() || load<u64>(cpu, CR4) & CR4_PCIDE) faultCode(13, 0);
+    store<u64>(cpu, efer & ~EFER_LMA, EFER);
   }
   store<u64>(cpu, value, CR0);
-  if ((value ^ old) & (PG | WP | PE)) flushAll();
+  if ((value ^ old) & (CR0_PG | CR0_WP | CR0_PE)) flushAll();
   updateContext();
 }
 
 function writeCr3(value: u64): void {
-  const pcide = (load<u64>(cpu, CR4) & PCIDE) != 0;
+  const pcide = (load<u64>(cpu, CR4) & CR4_PCIDE) != 0;
   const keep = pcide && value >> 63 != 0;
   if (pcide) value &= ~(<u64>1 << 63);
   if (value >> PHYSICAL_BITS) faultCode(13, 0);
@@ -84,10 +68,10 @@ function writeCr3(value: u64): void {
 export function writeCr4(value: u64): void {
   const old = load<u64>(cpu, CR4);
   if (value & ~CR4_SUPPORTED) faultCode(13, 0);
-  if (load<u64>(cpu, EFER) & LMA && !(value & PAE)) faultCode(13, 0);
-  if (value & PCIDE && !(old & PCIDE) && (!(load<u64>(cpu, EFER) & LMA) || load<u64>(cpu, CR3) & 0xfff)) faultCode(13, 0);
+  if (load<u64>(cpu, EFER) & EFER_LMA && !(value & CR4_PAE)) faultCode(13, 0);
+  if (value & CR4_PCIDE && !(old & CR4_PCIDE) && (!(load<u64>(cpu, EFER) & EFER_LMA) || load<u64>(cpu, CR3) & 0xfff)) faultCode(13, 0);
   store<u64>(cpu, value, CR4);
-  if ((value ^ old) & (PSE | PAE | PGE | PCIDE | SMEP | SMAP)) flushAll();
+  if ((value ^ old) & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) flushAll();
   updateContext();
 }
 
@@ -98,13 +82,12 @@ export function loadStatus(value: u32): void {
 }
 
 export function clearTaskSwitched(): void {
-  store<u64>(cpu, load<u64>(cpu, CR0) & ~TS, CR0);
+  store<u64>(cpu, load<u64>(cpu, CR0) & ~CR0_TS, CR0);
   updateContext();
 }
 
 // ---- Debug registers ---------------------------------------------------------------------------------------------------------
 
-const CR4_DE: u64 = 8;
 const DR7_GD: u64 = 0x2000;
 const DR6_BD: u32 = 0x2000;
 
@@ -151,20 +134,20 @@ export function fpuUnusable(): void {
 
 /** Likewise MMX: CR0.EM makes it undefined. */
 export function mmxUnusable(): void {
-  if (load<u64>(cpu, CR0) & EM) fault(6);
+  if (load<u64>(cpu, CR0) & CR0_EM) fault(6);
   fault(7);
 }
 
 /** Likewise SSE instructions, while FPU_OK bit 1 is clear. */
 export function sseUnusable(): void {
-  if (load<u64>(cpu, CR0) & EM || !(load<u64>(cpu, CR4) & OSFXSR)) fault(6);
+  if (load<u64>(cpu, CR0) & CR0_EM || !(load<u64>(cpu, CR4) & CR4_OSFXSR)) fault(6);
   fault(7);
 }
 
 /** FWAIT: #NM only with MP and TS together. */
 export function checkWait(): void {
   const cr0 = load<u64>(cpu, CR0);
-  if (((cr0 & MP) != 0 && (cr0 & TS) != 0) || !vectorAllowed()) fault(7);
+  if (((cr0 & CR0_MP) != 0 && (cr0 & CR0_TS) != 0) || !vectorAllowed()) fault(7);
 }
 
 /** XSETBV of XCR0: x87 always, SSE; nothing else is announced (CPUID 0Dh). */
@@ -175,7 +158,7 @@ export function writeXcr0(value: u64): void {
 
 /** INVPCID (SDM vol. 2). */
 export function invalidatePcid(type: u64, pcid: u64, la: u64): void {
-  if (type > 3 || (type < 2 && (pcid >> 12 || (pcid != 0 && !(load<u64>(cpu, CR4) & PCIDE))))) faultCode(13, 0);
+  if (type > 3 || (type < 2 && (pcid >> 12 || (pcid != 0 && !(load<u64>(cpu, CR4) & CR4_PCIDE))))) faultCode(13, 0);
   if (type == 0) flushPage(la);
   else if (type == 1) flushLocal(<u32>pcid, false);
   else if (type == 2) flushAll();

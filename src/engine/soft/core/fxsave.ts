@@ -1,5 +1,6 @@
 /** FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR and the host's access to the vector state (Intel SDM vol. 1, 10.5 and 13.4 to 13.8). */
 
+import { CR0_TS, CR4_OSXSAVE } from './control-bits';
 import { CR0, CR4, FCS, FCW, FDP, FDS, FIP, FOP, FPR, FSW, FTW, GPR, MODE, MXCSR, VECTOR_SCRATCH, XCR0, XMM } from './layout';
 import { cpu } from './state';
 import { ea, OP_PREFIX, PREFIX_REXW } from './record';
@@ -9,9 +10,6 @@ import { vectorAllowed } from './views';
 import { initX87, st, updateSummary } from './x87state';
 import { probeArea } from './x87env';
 import { MXCSR_MASK, MXCSR_RESET } from './mxcsr';
-
-const CR0_TS: u32 = 8;
-const CR4_OSXSAVE: u32 = 0x40000;
 
 // Offsets in the area
 const AREA_FCW: usize = 0;

@@ -142,7 +142,6 @@ export const EXIT_NEXT = 0xc48; // u64, RIP behind the instruction
 export const REPLAY = 0xc80;
 export const REPLAY_MAX = 192;
 
-
 // Result of run() and unwound(): 0 = go on (unwound only)
 export const EXIT_BUDGET = 1; // the instructions of BUDGET are used up
 export const EXIT_IO = 2;

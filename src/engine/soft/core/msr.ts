@@ -1,5 +1,6 @@
 // Model-specific registers that stock Linux touches (Intel SDM vol. 4, 2.1). What is not here leaves by the exit 'msr': the local
 // APIC's registers belong to the machine, and the machine answers #GP for the rest.
+import { EFER_LMA, EFER_LME, EFER_NXE } from './control-bits';
 import { cpu } from './state';
 import { instructionsNow } from './run';
 import { hostNow, shared } from './shared';
@@ -21,9 +22,6 @@ export let msrValue: u64 = 0;
 const EFER_BITS: u64 = 0x901; // SCE, LME, NXE
 /** IA32_MISC_ENABLE: what the guest at large does not have, it cannot switch on. */
 const ENABLE_MONITOR: u64 = 1 << 18;
-const EFER_LME: u64 = 0x100;
-const EFER_LMA: u64 = 0x400;
-const EFER_NXE: u64 = 0x800;
 
 /**
  * IA32_ARCH_CAPABILITIES: RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO,

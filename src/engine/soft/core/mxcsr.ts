@@ -1,5 +1,6 @@
 /** MXCSR: control and exception flags of SSE floating point (Intel SDM vol. 1, 10.2.3 and 11.5). */
 
+import { CR4_OSXMMEXCPT } from './control-bits';
 import { CR4, MXCSR } from './layout';
 import { cpu } from './state';
 import { fault } from './events';
@@ -14,8 +15,6 @@ export const FTZ: u32 = 0x8000;
 /** Bits that software may set; others raise #GP in LDMXCSR, FXRSTOR and XRSTOR. */
 export const MXCSR_MASK: u32 = 0xffff;
 export const MXCSR_RESET: u32 = 0x1f80;
-
-const CR4_OSXMMEXCPT: u32 = 0x400;
 
 // @ts-ignore: decorator
 @inline

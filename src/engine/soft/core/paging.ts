@@ -1,5 +1,6 @@
 // From linear address to linear memory: page walks (Intel SDM vol. 3, chapter 4), the view's fixed pages and permissions, and the
 // filling of translation entries. Permissions of views exist only here: what `fill` does not tag, no access reaches.
+import { CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE } from './control-bits';
 import { cpu } from './state';
 import { frames, ram, ramSize } from './shared';
 import { ADDEND, ENTRY_FLAGS, EXECUTE_TAG, READ_TAG, WRITE_TAG, entryAt } from './memory';
@@ -39,16 +40,6 @@ const NX: u64 = 1 << 63;
 export const PHYSICAL_BITS: u32 = 40;
 const ADDRESS_MASK: u64 = 0xff_ffff_f000;
 const RESERVED: u64 = 0xf_ff00_0000_0000;
-
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PSE: u64 = 1 << 4;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_PGE: u64 = 1 << 7;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-const EFER_LMA: u64 = 1 << 10;
-const EFER_NXE: u64 = 1 << 11;
 
 // What the last walk found
 /** Guest physical address. */

@@ -1,4 +1,5 @@
 // System instructions: the switch over the handler constants of isa/system.ts. RIP is past the instruction when a handler begins.
+import { CR4_FSGSBASE, CR4_OSXSAVE, CR4_TSD } from './control-bits';
 import { cpu } from './state';
 import { checkSegment } from './segments';
 import { cpuid, eax, ebx, ecx, edx } from './cpuid';
@@ -33,9 +34,6 @@ import {
 
 const IF: u64 = 0x200;
 const AC: u64 = 0x40000;
-const CR4_TSD: u64 = 4;
-const CR4_FSGSBASE: u64 = 1 << 16;
-const CR4_OSXSAVE: u64 = 1 << 18;
 
 /** Executes a system instruction; 0, or the exit code to leave with. */
 export function execSystem(op: usize): i32 {

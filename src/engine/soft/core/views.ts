@@ -1,5 +1,6 @@
 // Which translations, decode mode and vector rights hold now: everything derived from CPL, control registers and the view. Also the
 // translation sets: one for each pair of view and PCID in use, so that changing either forgets nothing (see memory.ts).
+import { CR0_EM, CR0_TS, CR4_OSFXSR, CR4_PCIDE, CR4_SMAP } from './control-bits';
 import { cpu } from './state';
 import { dropAllCode } from './blocks';
 import { EXECUTE_TAG, ENTRY_FLAGS, READ_TAG, entryAt, setTlb } from './memory';
@@ -13,11 +14,6 @@ import {
 } from './layout';
 
 const AC: u64 = 1 << 18;
-const CR0_EM: u64 = 4;
-const CR0_TS: u64 = 8;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_PCIDE: u64 = 1 << 17;
-const CR4_SMAP: u64 = 1 << 21;
 const MAX_EPOCH: u32 = 0x1fffffff;
 
 /** After any change of CPL, CS, CR0, CR4, EFER or view. */

@@ -1,7 +1,5 @@
 /** x87 arithmetic, comparison, and the exact operations: FPREM, FSCALE, FXTRACT, FRNDINT (Intel SDM vol. 1, 8.3; vol. 2). */
 
-
-
 import {
   aClass, add, aExp, aSig, aSign, bClass, bExp, bSig, bSign, clearDenormal, compareAB, copyAToB, DENORMAL, denormalOperand, integerOfA,
   INVALID, IS_FINITE, IS_INFINITE, IS_QUIET, IS_SIGNALING, IS_UNSUPPORTED, IS_ZERO, multiply, NEAREST, negateB, packSig80, packWord80,

@@ -5,6 +5,7 @@
  * fault leaves the status word as it was. An unmasked exception only sets ES; the next waiting instruction raises #MF.
  */
 
+import { CR0_NE } from './control-bits';
 import { CR0, FCS, FCW, FDP, FDS, FIP, FOP, FPR, FSW, FTW, SEG_SELECTOR } from './layout';
 import { cpu } from './state';
 import { currentRip, OP_CODE, OP_MOD, OP_SEG } from './record';
@@ -24,7 +25,6 @@ const SW_CONDITIONS: u32 = 0x4700;
 const CW_WRITABLE: u32 = 0x1f3f;
 const CW_FIXED: u32 = 0x40;
 
-const CR0_NE: u32 = 0x20;
 const CS: u32 = 1;
 
 /** The default NaN, "real indefinite". */
