@@ -2,6 +2,7 @@
  * Audit events: what an administrator must be able to see afterwards. The monitor makes them, a port takes them away.
  * A guest can provoke events at will, so the stream is limited; what was held back is counted in the next event.
  */
+import { on } from '../base/defence-switch.ts';
 import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
 
 export type AuditBody =
@@ -32,7 +33,7 @@ export function createAudit(port: AuditPort, now: () => number): (body: AuditBod
     const time = now();
     tokens = Math.min(BURST, tokens + ((time - refilled) / 1e9) * PER_SECOND);
     refilled = time;
-    if (tokens < 1) {
+    if (tokens < 1 && on('audit-limit')) {
       suppressed += 1;
       return false;
     }

@@ -4,6 +4,7 @@
  *
  * This is the hot path, run some sixteen times per network packet: numbers only, no allocation, no BigInt.
  */
+import { on } from '../base/defence-switch.ts';
 import { REG, REGISTER_COUNT, registerAddress, setRegisterAddress } from '../engine/contract.ts';
 import type { Cpu, Engine, PendingEvent, Registers } from '../engine/contract.ts';
 import { NOT_RETURN } from './code-map.ts';
@@ -70,7 +71,7 @@ export class Border {
     for (const attachment of instance.active) attachment.lower(cpu);
     this.inside[cpu.index] = null;
     cpu.shadowStack.depth = 0;
-    cpu.enter(this.engine.untrusted);
+    if (on('leave-view')) cpu.enter(this.engine.untrusted);
   }
 
   /** The kernel has called entry gate `gate`: RSP points at its return address. */
@@ -80,7 +81,7 @@ export class Border {
     const rsp = registerAddress(registers, REG.rsp);
     stack.begin(cpu);
     const slot = stack.locate(rsp);
-    if (slot < 0 || !stack.clearOf(rsp, this.occupied)) return 'bad-stack';
+    if (slot < 0 || (on('stack-clear-of-modules') && !stack.clearOf(rsp, this.occupied))) return 'bad-stack';
     if (!this.perCpuClear(cpu, instance)) return 'per-cpu-base';
     const back = stack.load(slot);
     if (Number.isNaN(back)) return 'return-address';
@@ -88,7 +89,7 @@ export class Border {
     this.saveCall(registers, frame);
     stack.store(slot, instance.returnGate);
     if (instance.shadowStack) this.shadows.begin(cpu, instance.returnGate, rsp);
-    registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | FIXED_FLAG;
+    if (on('control-flags')) registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | FIXED_FLAG;
     this.enter(cpu, instance);
     setRegisterAddress(registers, REG.rip, instance.gateTarget[gate]);
     return null;
@@ -121,12 +122,12 @@ export class Border {
     const rsp = registerAddress(registers, REG.rsp);
     stack.begin(cpu);
     // From a private stack there is no way out: the kernel would find another memory there.
-    const slot = instance.private.holds(rsp) ? -1 : stack.locate(rsp);
+    const slot = on('private-stack-exit') && instance.private.holds(rsp) ? -1 : stack.locate(rsp);
     if (slot < 0) return 'bad-stack';
     const back = stack.load(slot);
-    if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN) return 'return-address';
+    if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN && on('own-return-address')) return 'return-address';
     if (instance.shadowStack && !this.shadows.takes(cpu, back, rsp)) return 'shadow-stack';
-    if (gate < 0 || instance.gateNoReturn[gate] === 0) {
+    if (gate < 0 || instance.gateNoReturn[gate] === 0 || !on('no-frame-for-no-return')) {
       const frame = frames.push(FRAME.callOut, instance.instance, rsp + 8, back, gate, stack.same);
       const broken = this.seals.sealCall(frame, instance, back, rsp + 8, registerAddress(registers, REG.rbp));
       if (broken !== null) {
@@ -153,7 +154,7 @@ export class Border {
     stack.begin(cpu);
     frames.take(frame, stack.same);
     const back = frames.address[frame];
-    if (!instance.code.holds(back)) return 'return-address';
+    if (!instance.code.holds(back) && on('own-return-address')) return 'return-address';
     if (stack.locate(rsp - 8) < 0) return 'bad-stack';
     const broken = this.seals.check(frame);
     if (broken !== null) return broken;
@@ -223,7 +224,7 @@ export class Border {
       if (fixup?.address === address) fixup.effect(frames.registers, at, frames.detail[frame]);
     }
     const resumeFlag = registers.halves[FLAGS] & RESUME_FLAG; // the kernel may step over its own breakpoint
-    for (let half = 0; half < 2 * REGISTER_COUNT; half++) registers.halves[half] = frames.registers[at + half];
+    if (on('register-restore')) for (let half = 0; half < 2 * REGISTER_COUNT; half++) registers.halves[half] = frames.registers[at + half];
     registers.halves[FLAGS] |= resumeFlag;
     setRegisterAddress(registers, REG.rip, address);
     // The stack pointer of the module, which may be on a private stack, less what a fixup popped.
@@ -245,7 +246,7 @@ export class Border {
     const same = frames.find(FRAME.event, instance.instance, rsp);
     if (same >= 0) {
       const from = frames.address[same];
-      if (from === address) return same;
+      if (from === address || !on('resume-address')) return same;
       const vector = frames.detail[same]; // negative for what is no exception
       if (vector === UNDEFINED_OPCODE && address === from + 2 && instance.resume.warnings.has(from)) return same;
       const fixup = instance.resume.fixups.get(from);
@@ -314,12 +315,14 @@ export class Border {
   private restoreCall(registers: Registers, frame: number): void {
     const at = this.frames.registersAt(frame);
     const saved = this.frames.registers;
-    for (let index = 0; index < CALLEE_SAVED.length; index++) registers.halves[CALLEE_SAVED[index]] = saved[at + CALLEE_SAVED[index]];
-    registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | (saved[at + FLAGS] & ~SHARED_FLAGS);
+    if (on('callee-saved-restore'))
+      for (let index = 0; index < CALLEE_SAVED.length; index++) registers.halves[CALLEE_SAVED[index]] = saved[at + CALLEE_SAVED[index]];
+    if (on('control-flags')) registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | (saved[at + FLAGS] & ~SHARED_FLAGS);
   }
 
   /** Zeroes the general registers but RSP, and the status flags; RIP and the control flags stay for the handler. */
   private scrub(registers: Registers): void {
+    if (!on('register-scrub')) return;
     for (let register = 0; register < REG.rip; register++) {
       if (register === REG.rsp) continue;
       registers.halves[2 * register] = 0;
@@ -330,7 +333,7 @@ export class Border {
 
   /** Per-CPU accesses of the module go through GS, which the kernel owns: they must not land in private memory. */
   private perCpuClear(cpu: Cpu, instance: Instance): boolean {
-    if (instance.privateRanges.length === 0) return true;
+    if (instance.privateRanges.length === 0 || !on('per-cpu-base')) return true;
     const base = Number(BigInt.asIntN(64, cpu.readMsr(MSR_GS_BASE)));
     for (const offset of instance.perCpu) {
       for (const range of instance.privateRanges) if (base + offset < range.end && base + offset + PAGE > range.start) return false;
@@ -355,7 +358,7 @@ export class Border {
       this.cleanVector.set([0x80, 0x1f], 24);
       if (cpu.vectorSize >= 576) this.cleanVector[512] = 3;
     }
-    cpu.loadVector(this.cleanVector);
+    if (on('vector-scrub')) cpu.loadVector(this.cleanVector);
     this.fpu[cpu.index] = 0;
   }
 }

@@ -3,6 +3,7 @@
  * threads block in call-outs and go on elsewhere. All storage is typed arrays of fixed size: nothing a guest does makes it grow,
  * nothing is allocated at a crossing, and it can lie in shared memory when several threads run CPUs.
  */
+import { on } from '../base/defence-switch.ts';
 import { REGISTER_COUNT, SHADOW_STACK_DEPTH } from '../engine/contract.ts';
 
 export const FRAME = { callIn: 1, callOut: 2, event: 3 } as const;
@@ -83,7 +84,7 @@ export class Frames {
     for (let frame = this.heads[bucket]; frame >= 0; ) {
       const next = this.next[frame];
       const other = this.key[frame];
-      if (other < key && stackOf(other) === stack && same(other, key)) this.unlink(bucket, before, frame);
+      if (on('frame-nesting') && other < key && stackOf(other) === stack && same(other, key)) this.unlink(bucket, before, frame);
       else before = frame;
       frame = next;
     }
@@ -107,7 +108,8 @@ export class Frames {
   /** The newest frame with this key and kind of this instance, or -1. */
   find(kind: FrameKind, instance: number, key: number): number {
     for (let frame = this.heads[bucketOf(key)]; frame >= 0; frame = this.next[frame]) {
-      if (this.key[frame] === key && this.kind[frame] === kind && this.instance[frame] === instance) return frame;
+      if (this.kind[frame] !== kind || (this.key[frame] !== key && on('frame-stack-pointer'))) continue;
+      if (this.instance[frame] === instance || !on('frame-instance')) return frame;
     }
     return -1;
   }
@@ -128,6 +130,7 @@ export class Frames {
    * Its fields stay readable until the next `push`.
    */
   take(frame: number, same: SameStack): void {
+    if (!on('frame-single-use')) return;
     const key = this.key[frame];
     const bucket = bucketOf(key);
     const stack = stackOf(key);

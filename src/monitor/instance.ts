@@ -1,4 +1,5 @@
 /** One loaded copy of a guarded module: its view, pages, gates and privileges, from the first gate trap to the end. */
+import { on } from '../base/defence-switch.ts';
 import { GATE_SIZE } from '../policy/manifest.ts';
 import { joinAddress, PERMISSION } from '../engine/contract.ts';
 import type { Engine, HostPage, Instruction, PhysicalRange, View } from '../engine/contract.ts';
@@ -122,7 +123,7 @@ export class Instance implements PrivilegeTarget {
     this.code = new CodeMap(image, solution.bases, code);
     this.resume = resumeTable(image, solution.bases);
     this.view = engine.createView(`${image.module}#${instance}`);
-    this.shadowStack = engine.shadowStacks;
+    this.shadowStack = engine.shadowStacks && on('shadow-stack');
     if (this.shadowStack) this.view.setShadowStack(true);
     this.mapped = placement.pages.map((placed, index) => {
       hosts[index].bytes.set(placed.bytes);
@@ -139,7 +140,7 @@ export class Instance implements PrivilegeTarget {
     for (const { placed, gpa } of this.mapped) {
       if (gpa < 0) continue;
       owners[gpa / 4096] = slot;
-      engine.protect(gpa, placed.role === 'gates' ? PERMISSION.read | PERMISSION.execute : PERMISSION.read);
+      if (on('text-protection')) engine.protect(gpa, placed.role === 'gates' ? PERMISSION.read | PERMISSION.execute : PERMISSION.read);
     }
     this.mapPages();
     this.updateAllowed();

@@ -3,6 +3,7 @@
  *
  * Which crossing an exit is, stands here; how a crossing is done, in border.ts; how a module is recognised, in loader.ts.
  */
+import { on } from '../base/defence-switch.ts';
 import { unreachable } from '../base/errors.ts';
 import { hex } from '../base/hex.ts';
 import type { Log } from '../base/log.ts';
@@ -133,7 +134,7 @@ export class Monitor {
   /** Decides on an exit of `cpu`. Called between two `run`s of that CPU, on the thread that runs all CPUs. */
   handle(cpu: Cpu, exit: Exit): Verdict {
     const verdict = this.decide(cpu, exit);
-    if (this.quarantined !== undefined) this.evictAll();
+    if (this.quarantined !== undefined && on('quarantine-every-cpu')) this.evictAll();
     return verdict;
   }
 
@@ -163,7 +164,7 @@ export class Monitor {
   /** INIT: the CPU is about to lose its registers wherever it is, also inside a module. What it had begun there never ends. */
   reset(cpu: Cpu): void {
     const inside = this.border.inside[cpu.index];
-    if (inside !== null) this.border.evict(cpu, inside);
+    if (inside !== null && on('reset-leaves-module')) this.border.evict(cpu, inside);
   }
 
   /** The instance whose view `cpu` is in, for questions of the machine ("who asks?"); undefined outside. */
@@ -245,7 +246,7 @@ export class Monitor {
         return this.returnOut(cpu, instance);
       case GATE.entry:
         // Init code is gone after init; the gate that led there still stands.
-        if (!instance.code.holds(instance.gateTarget[gate]))
+        if (!instance.code.holds(instance.gateTarget[gate]) && on('init-gone'))
           return this.violation(cpu, instance, 'wild-fetch', `to ${gateName(instance, gate)}, which is gone`);
         this.crossings.internal += 1;
         count(instance, gate);
@@ -288,7 +289,8 @@ export class Monitor {
   private gateOutside(cpu: Cpu, instance: Instance, gate: number, address: number): Verdict {
     const kind = instance.gateKind[gate];
     if (kind === GATE.unused) return 'not-mine';
-    if (cpu.privilegeLevel !== 0) return this.violation(cpu, instance, 'not-kernel-mode', `gate ${gate} at CPL ${cpu.privilegeLevel}`);
+    if (cpu.privilegeLevel !== 0 && on('gate-privilege-level'))
+      return this.violation(cpu, instance, 'not-kernel-mode', `gate ${gate} at CPL ${cpu.privilegeLevel}`);
     if (kind === GATE['re-entry']) return this.returnIn(cpu, instance);
     // The interrupted instruction may have been the gate's own.
     if (this.border.interruptedAt(cpu, instance, address)) return this.resume(cpu, instance, address);
@@ -298,7 +300,7 @@ export class Monitor {
 
   private callIn(cpu: Cpu, instance: Instance, gate: number, address: number): Verdict {
     const page = address - (address & (PAGE_SIZE - 1));
-    if (ramPage(cpu, this.engine.memory, page) !== instance.frameAt(page)) {
+    if (ramPage(cpu, this.engine.memory, page) !== instance.frameAt(page) && on('gate-page-frame')) {
       this.endInstance(instance, 'memory-reused');
       return this.unknownGate(cpu, address);
     }
@@ -308,8 +310,10 @@ export class Monitor {
       if (gate === instance.image.cleanupGate) this.endInstance(instance, 'unloaded');
       return 'handled';
     }
-    if (gate === instance.image.initGate && instance.initEntered) return this.refuse(cpu, instance.module, 'init-again', what);
-    if (instance.gateInit[gate] === 1 && instance.state !== 'loading') return this.refuse(cpu, instance.module, 'init-gone', what);
+    if (gate === instance.image.initGate && instance.initEntered && on('init-once'))
+      return this.refuse(cpu, instance.module, 'init-again', what);
+    if (instance.gateInit[gate] === 1 && instance.state !== 'loading' && on('init-gone'))
+      return this.refuse(cpu, instance.module, 'init-gone', what);
     const broken = this.border.callIn(cpu, instance, gate);
     if (broken !== null) {
       const verdict = this.breach(cpu, instance, broken, `entry ${what} with stack pointer ${stackPointer(cpu)}`);
@@ -340,7 +344,7 @@ export class Monitor {
     if (inside !== null) return this.fetchInside(cpu, inside, address);
     const instance = this.ownerOf(cpu, address);
     if (!instance) return 'not-mine';
-    if (cpu.privilegeLevel !== 0 || !instance.code.holds(address)) {
+    if ((cpu.privilegeLevel !== 0 && on('resume-privilege-level')) || !instance.code.holds(address)) {
       const verdict = this.violation(cpu, instance, 'text-fetch', `at ${hex(address)}, CPL ${cpu.privilegeLevel}`);
       this.deliverFetchFault(cpu, address);
       return verdict;
@@ -351,7 +355,7 @@ export class Monitor {
   /** In the module view, the next instruction is not the module's: a call by pointer, or a wild jump. */
   private fetchInside(cpu: Cpu, instance: Instance, address: number): Verdict {
     const own = instance.ranges.some(({ start, end }) => address >= start && address < end);
-    if (!(address < 0) || own) return this.violation(cpu, instance, 'wild-fetch', `to ${hex(address)}`);
+    if ((!(address < 0) || own) && on('call-target')) return this.violation(cpu, instance, 'wild-fetch', `to ${hex(address)}`);
     const broken = this.border.callOut(cpu, instance, address, -1);
     if (broken !== null) {
       return this.violation(cpu, instance, broken === 'return-address' ? 'wild-fetch' : broken, `to ${hex(address)}`);
@@ -437,7 +441,7 @@ export class Monitor {
   /** A gate of no instance: a module is being loaded, or somebody plays with the port. */
   private unknownGate(cpu: Cpu, address: number): Verdict {
     const { memory } = this.engine;
-    if (cpu.privilegeLevel !== 0 || !looksLikeGate(cpu, memory, address)) return 'not-mine';
+    if ((cpu.privilegeLevel !== 0 && on('gate-privilege-level')) || !looksLikeGate(cpu, memory, address)) return 'not-mine';
     for (const instance of [...this.instances]) {
       const page = instance.gateBase;
       if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
@@ -453,7 +457,7 @@ export class Monitor {
         const gate = offset / GATE_SIZE;
         if (!decision.granted) {
           if (best.reason === 'not-registered') best = { module: image.module, reason: 'no-grant', detail: decision.reason };
-        } else if (image.initGate >= 0 && gate !== image.initGate) {
+        } else if (image.initGate >= 0 && gate !== image.initGate && on('init-first')) {
           best = { module: image.module, reason: 'init-not-first', detail: `entered at gate ${gate}` };
         } else {
           const result = this.load(cpu, registration, decision.privileges, address - offset);
@@ -475,7 +479,7 @@ export class Monitor {
       const overlap = [...placement.ranges, ...placement.initRanges].find((range) =>
         this.border.occupied.some(({ start, end }) => range.start < end && range.end > start),
       );
-      if (overlap) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
+      if (overlap && on('modules-apart')) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
       this.serial += 1;
       instance = new Instance(this.engine, this.owners, slot, this.serial, image, solution, placement, (page) => frames.get(page) ?? -1);
       if (placement.unguarded.length > 0) {
@@ -544,7 +548,7 @@ export class Monitor {
     }
     const decision = this.registrationOf.get(instance)?.decision;
     const policy: ViolationPolicy = decision?.granted ? decision.onViolation : 'quarantine';
-    if (policy === 'log' || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
+    if (policy === 'log' || !on('quarantine') || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
     this.detach(instance);
     instance.state = 'quarantined';
     this.quarantined = instance;
@@ -577,7 +581,7 @@ export class Monitor {
   /** P12: nothing of the instance is left. */
   private endInstance(instance: Instance, reason: EndReason): void {
     for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.border.abandon(cpu, instance);
-    this.border.frames.dropInstance(instance.instance);
+    if (on('end-drops-frames')) this.border.frames.dropInstance(instance.instance);
     this.detach(instance);
     instance.end();
     const registration = this.registrationOf.get(instance);

@@ -2,6 +2,7 @@
  * The VMM's own copy of a module (P9): bytes of the registered image, relocated to the solved addresses, in whole pages. The guest's
  * copy is compared with it and then never looked at again.
  */
+import { on } from '../base/defence-switch.ts';
 import { hex } from '../base/hex.ts';
 import { PAGE_SIZE, PERMISSION } from '../engine/contract.ts';
 import type { Permission } from '../engine/contract.ts';
@@ -53,7 +54,7 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
     .sort((a, b) => a.base - b.base);
   for (let i = 1; i < placed.length; i++) {
     const [before, after] = [placed[i - 1], placed[i]];
-    if (after.base < before.end)
+    if (after.base < before.end && on('sections-apart'))
       throw new Refusal('sections-overlap', `${before.section.name} and ${after.section.name} at ${hex(after.base)}`);
   }
   const rangesOf = (init: boolean) =>
@@ -65,7 +66,7 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
   const [ranges, initRanges] = [rangesOf(false), rangesOf(true)];
   for (const [symbol, value] of imports) {
     // One page below counts as inside: nothing that a kernel exports ends in a module's first bytes.
-    if ([...ranges, ...initRanges].some(({ start, end }) => value >= start - PAGE_SIZE && value < end)) {
+    if ([...ranges, ...initRanges].some(({ start, end }) => value >= start - PAGE_SIZE && value < end) && on('import-outside')) {
       throw new Refusal('import-inside', `${symbol} at ${hex(value)}`);
     }
   }
@@ -85,12 +86,13 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
     if (role !== 'private' && copy) compare(role, section.name, bytes, copy);
     for (let page = pageOf(base); page < end; page += PAGE_SIZE) {
       if (shared.has(page)) {
-        if (role !== 'constants') throw new Refusal('sections-overlap', `${section.name} shares the page ${hex(page)} with data`);
+        if (role !== 'constants' && on('sections-apart'))
+          throw new Refusal('sections-overlap', `${section.name} shares the page ${hex(page)} with data`);
         unguarded.add(section.name);
         continue;
       }
       const entry: PlacedPage = pages.get(page) ?? newPage(page, role, section.init);
-      if (entry.role !== role || entry.init !== section.init) {
+      if ((entry.role !== role || entry.init !== section.init) && on('sections-apart')) {
         throw new Refusal('sections-overlap', `${section.name} shares the page ${hex(page)} with ${entry.role}`);
       }
       pages.set(page, entry);
@@ -146,7 +148,7 @@ function relocated(section: ImageSection, base: number, bases: Float64Array, imp
 
 function compare(role: PageRole, name: string, ours: Uint8Array, guest: Uint8Array): void {
   const at = ours.findIndex((byte, index) => byte !== guest[index]);
-  if (at < 0) return;
+  if (at < 0 || !on(role === 'constants' ? 'constants-comparison' : 'text-comparison')) return;
   throw new Refusal(
     role === 'constants' ? 'constants-differ' : 'text-differs',
     `${name}+${hex(at)}: the guest holds ${hex(guest[at])}, the image ${hex(ours[at])}`,
@@ -161,7 +163,8 @@ function checkGaps(pages: readonly PlacedPage[], placed: readonly { base: number
     if (!guest) throw new Refusal('not-mapped', `text page ${hex(page.address)}`);
     for (const { base, end } of placed) guest.fill(0, clamp(base - page.address), clamp(end - page.address));
     const at = guest.findIndex((byte) => byte !== 0);
-    if (at >= 0) throw new Refusal('text-differs', `the gap at ${hex(page.address + at)} holds ${hex(guest[at])} instead of 0`);
+    if (at >= 0 && on('gap-comparison'))
+      throw new Refusal('text-differs', `the gap at ${hex(page.address + at)} holds ${hex(guest[at])} instead of 0`);
   }
 }
 const clamp = (offset: number) => Math.min(Math.max(offset, 0), PAGE_SIZE);

@@ -2,6 +2,7 @@
  * Sealed return addresses (P5). While the module is away its part of the kernel stack lies open to the kernel, so every return
  * address in it is written down at the exit and compared at the re-entry. Walking is exact, by the image's unwind table (code-map.ts).
  */
+import { on } from '../base/defence-switch.ts';
 import type { CodeMap, UnwindRule } from './code-map.ts';
 import { NOT_RETURN, RETURN_ON_TOP } from './code-map.ts';
 import { FRAME, SEALS } from './frames.ts';
@@ -50,6 +51,7 @@ export class Seals {
 
   /** Null if every sealed word is as it was. */
   check(frame: number): ViolationReason | null {
+    if (!on('return-address-seal')) return null;
     const first = frame * SEALS;
     for (let index = first; index < first + this.frames.sealCount[frame]; index++) {
       const gpa = this.stack.locate(this.frames.sealSlot[index]);

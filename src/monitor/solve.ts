@@ -3,6 +3,7 @@
  * wrote, the first use of a section or import giving its address. Nothing is believed by that: relocate.ts builds the module at the
  * solved addresses from the registered image, and every other use must come out byte for byte as in the guest.
  */
+import { on } from '../base/defence-switch.ts';
 import { joinAddress, PAGE_SIZE } from '../engine/contract.ts';
 import { hex } from '../base/hex.ts';
 import { RELOCATION } from './image.ts';
@@ -75,7 +76,7 @@ export function solve(image: ImageSource, gateBase: number, read: ReadGuest): So
 }
 
 function checkBase(name: string, base: number, size: number, align: number): void {
-  if (name === PER_CPU) return;
+  if (name === PER_CPU || !on('section-addresses')) return;
   if (!(base >= LOWEST && base + size <= HIGHEST)) throw new Refusal('bad-address', `${name} at ${hex(base)} is not in the kernel's half`);
   if (base % align !== 0) throw new Refusal('bad-address', `${name} at ${hex(base)} is not aligned to ${align}`);
 }

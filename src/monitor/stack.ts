@@ -1,4 +1,5 @@
 /** The guest's kernel stacks (P4): which addresses may serve as one, and their words, read and written where the guest mapped them. */
+import { on } from '../base/defence-switch.ts';
 import { joinAddress, PAGE_SIZE } from '../engine/contract.ts';
 import type { Cpu, GuestMemory } from '../engine/contract.ts';
 import { STACK_SIZE } from './frames.ts';
@@ -23,12 +24,14 @@ export class StackAccess {
 
   /** Guest physical address of the 8-byte word at `address`, or -1: not a kernel address, misaligned, not mapped writable, not RAM, or module text. */
   locate(address: number): number {
-    if (!(address < 0) || (address & 7) !== 0) return -1;
+    if ((!(address < 0) && (on('stack-kernel-address') || Number.isNaN(address))) || ((address & 7) !== 0 && on('stack-alignment')))
+      return -1;
     const offset = address & (PAGE_SIZE - 1);
     const page = address - offset;
     if (page !== this.page) {
-      const gpa = this.cpu === undefined ? -1 : this.cpu.translate(page, true);
-      if (!(gpa >= 0 && gpa < this.memory.size) || this.owners[Math.floor(gpa / PAGE_SIZE)] !== 0) return -1;
+      const gpa = this.cpu === undefined ? -1 : this.cpu.translate(page, on('stack-writable'));
+      if (!(gpa >= 0 && gpa < this.memory.size)) return -1;
+      if (this.owners[Math.floor(gpa / PAGE_SIZE)] !== 0 && on('stack-not-text')) return -1;
       this.page = page;
       this.frame = gpa;
     }

@@ -1,4 +1,5 @@
 /** The instances that hold one privilege, and the question whether a CPU is in the view of one of them now. */
+import { on } from '../base/defence-switch.ts';
 import type { Cpu } from '../engine/contract.ts';
 import type { Attachment, PrivilegeTarget } from '../monitor/privilege.ts';
 
@@ -26,7 +27,7 @@ export class Holders implements Held {
   }
 
   heldBy(cpu: Cpu): boolean {
-    for (const target of this.targets) if (cpu.view === target.view) return true;
+    for (const target of this.targets) if (cpu.view === target.view || !on('privilege-follows-view')) return true;
     return false;
   }
 }

@@ -2,6 +2,7 @@
  * `io-port`: sole use of I/O ports of the machine. They are withheld from everyone else from the moment the grant is configured: reads give
  * all ones, writes go nowhere. What answers at a port is the machine's business.
  */
+import { on } from '../base/defence-switch.ts';
 import { hex } from '../base/hex.ts';
 import type { Cpu, PhysicalRange } from '../engine/contract.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
@@ -21,7 +22,7 @@ export function ioPortParameters(parameters: Parameters): PhysicalRange[] {
     const [first, last = first, ...rest] = typeof item === 'number' ? [item] : item.split('-');
     const [start, end] = [unsigned(first), unsigned(last) + 1];
     if (!(start < end && end <= MAX_PORT + 1) || rest.length > 0) throw badParameter(IO_PORT, `ports ${JSON.stringify(item)}`, expected);
-    if (start <= GATE_PORT && end > GATE_PORT)
+    if (start <= GATE_PORT && end > GATE_PORT && on('gate-port-reserved'))
       throw badParameter(IO_PORT, `ports ${JSON.stringify(item)}`, `none that hold ${hex(GATE_PORT)}, the port of all gates`);
     return { start, end };
   });

@@ -2,6 +2,7 @@
  * `msr`: model-specific registers of the VMM's own, to read or to write. They exist in the module view only: anywhere else RDMSR and WRMSR
  * raise #GP as for a register that the processor does not have.
  */
+import { on } from '../base/defence-switch.ts';
 import { hex } from '../base/hex.ts';
 import type { Cpu } from '../engine/contract.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
@@ -71,6 +72,7 @@ export class MsrPrivilege implements Privilege, Held {
 
   /** True if it is held on this CPU now and names the register for this use. */
   allows(cpu: Cpu, index: number, write: boolean): boolean {
-    return this.parameters[write ? 'write' : 'read'].has(index) && this.heldBy(cpu);
+    const { read } = this.parameters;
+    return (this.parameters[write ? 'write' : 'read'].has(index) || (read.has(index) && !on('msr-direction'))) && this.heldBy(cpu);
   }
 }

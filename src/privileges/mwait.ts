@@ -5,6 +5,7 @@
  *
  * The instructions belong to the module's view, whether a CPU may wait with them to the CPU; nothing is done at a crossing.
  */
+import { on } from '../base/defence-switch.ts';
 import type { Cpu } from '../engine/contract.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
 import { onlyParameters, type Parameters } from './parameters.ts';
@@ -38,7 +39,7 @@ export class MwaitPrivilege implements Privilege {
     private readonly report: (event: MwaitEvent) => void,
   ) {
     this.raised = cpus.map(() => false);
-    for (const cpu of cpus) cpu.withholdMwait(true);
+    for (const cpu of cpus) cpu.withholdMwait(on('mwait-alone'));
   }
 
   attach(target: PrivilegeTarget): Attachment {
@@ -63,7 +64,7 @@ export class MwaitPrivilege implements Privilege {
   setAlone(cpu: number, alone: boolean): void {
     if (this.raised[cpu] === alone) return;
     this.raised[cpu] = alone;
-    this.cpus[cpu].withholdMwait(!alone);
+    this.cpus[cpu].withholdMwait(!alone && on('mwait-alone'));
     for (const target of this.targets) {
       target.setUsable(MWAIT, cpu, alone);
       this.tell(target, cpu);

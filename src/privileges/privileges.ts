@@ -2,6 +2,7 @@
  * All kinds of privilege, and the ones that are configured in one virtual machine. A new kind is one file beside this one, one line in
  * `CHECKS`, and one case in `configure` (docs/privileges.md).
  */
+import { on } from '../base/defence-switch.ts';
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Cpu, Engine } from '../engine/contract.ts';
@@ -129,7 +130,7 @@ export class PrivilegeSet {
         `privilege ${PCI_DEVICE}: this virtual machine has no device ${parameters.device}`,
         'give it the device, or sign a grant for one that it has',
       );
-    if (device.vendor !== parameters.vendor || device.product !== parameters.product) {
+    if ((device.vendor !== parameters.vendor || device.product !== parameters.product) && on('device-identity')) {
       const id = (vendor: number, product: number) => `${vendor.toString(16).padStart(4, '0')}:${product.toString(16).padStart(4, '0')}`;
       throw new UserError(
         `privilege ${PCI_DEVICE}: device ${parameters.device} is ${id(device.vendor, device.product)}; the grant is for ${id(parameters.vendor, parameters.product)}`,

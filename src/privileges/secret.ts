@@ -2,6 +2,7 @@
  * `secret`: bytes that the administrator provisions and only the module sees. They come sealed in the grant (policy/seal.ts), are opened
  * when an instance starts, written into its private memory and nowhere else, and wiped there when the instance ends or is quarantined.
  */
+import { on } from '../base/defence-switch.ts';
 import { UserError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from '../monitor/privilege.ts';
@@ -80,6 +81,6 @@ export class SecretPrivilege implements Privilege {
       secret.fill(0);
     } else
       this.log.warn('a secret has no use: the code of the module never reads it', { module: target.module, secret: this.parameters.name });
-    return { passive: true, raise: () => {}, lower: () => {}, detach: () => place?.clear() };
+    return { passive: true, raise: () => {}, lower: () => {}, detach: () => on('secret-wipe') && place?.clear() };
   }
 }

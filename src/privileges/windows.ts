@@ -2,6 +2,7 @@
  * Which device windows exist for nobody but the modules they were granted to. One registry per virtual machine, since the engine's
  * hidden list, and the question whether two devices claim the same addresses, belong to the machine as a whole.
  */
+import { on } from '../base/defence-switch.ts';
 import { hex } from '../base/hex.ts';
 import type { Log } from '../base/log.ts';
 import type { Engine, PhysicalRange } from '../engine/contract.ts';
@@ -26,7 +27,7 @@ export class WindowRegistry {
   set(owner: object, memory: readonly PhysicalRange[], io: readonly PhysicalRange[]): void {
     const ram = this.engine.memory.size;
     const outside = memory.filter(({ start, end }) => {
-      if (start >= ram && end > start) return true;
+      if ((start >= ram || !on('window-outside-ram')) && end > start) return true;
       this.log.warn('device window over RAM or empty: not given', { start: hex(start), end: hex(end) });
       return false;
     });
@@ -35,13 +36,13 @@ export class WindowRegistry {
       owner,
       io.filter(({ start, end }) => end > start),
     );
-    this.engine.hide(merge([...this.memory.values()].flat()));
+    if (on('window-hide')) this.engine.hide(merge([...this.memory.values()].flat()));
     for (const changed of this.users.values()) changed();
   }
 
   /** Memory windows of `owner` less everything that another owner claims too: one device's grant must not open another device. */
   windows(owner: object): PhysicalRange[] {
-    const others = [...this.memory].filter(([other]) => other !== owner).flatMap(([, ranges]) => ranges);
+    const others = [...this.memory].filter(([other]) => other !== owner && on('window-unshared')).flatMap(([, ranges]) => ranges);
     return subtract(this.memory.get(owner) ?? [], others);
   }
 
@@ -51,7 +52,7 @@ export class WindowRegistry {
     for (const [owner, ranges] of this.io) {
       for (const { start, end } of ranges) {
         if (port < start || port >= end) continue;
-        if (found !== undefined && found !== owner) return null;
+        if (found !== undefined && found !== owner && on('port-unshared')) return null;
         found = owner;
       }
     }
