@@ -60,6 +60,24 @@ describe('payloads', () => {
     expect(Buffer.from(result.data).toString()).toBe(`${'abc'.repeat(10).slice(0, 28)}vwxyz`);
   });
 
+  test('a zstd archive of many long runs takes no more memory than it says', async () => {
+    // 4 bytes a block, each a run of 2 MiB (RFC 8878, 3.1.1.2): 200 GB if it were believed.
+    const run = Buffer.from([0xfa, 0xff, 0xff, 0x61]);
+    const archive = Buffer.concat([
+      Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x20, 4]),
+      ...new Array(100_000).fill(run),
+      Buffer.from([1, 0, 0]),
+    ]);
+    const before = process.memoryUsage().arrayBuffers;
+    await unpackPayload(Buffer.concat([archive, sizeWord(1024)]), 'k').catch((error) => expect(error).toBeInstanceOf(UserError));
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(64 << 20);
+  });
+
+  test('an lz4 archive of a million blocks of one byte', async () => {
+    const frame = Buffer.concat([LZ4_MAGIC, ...new Array(1_000_000).fill(Buffer.from([2, 0, 0, 0, 0x10, 0x61])), sizeWord(0)]);
+    await expect(unpackPayload(frame, 'k')).resolves.toMatchObject({ data: { length: 1_000_000 } });
+  });
+
   test.each([
     ['a cut gzip', gzipSync(elf).subarray(0, 20)],
     ['a cut xz', Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 0, 1])],

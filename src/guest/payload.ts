@@ -85,19 +85,22 @@ async function unzstd(data: Uint8Array): Promise<Uint8Array> {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const declared = view.getUint32(data.length - 4, true); // boot protocol: the payload's last four bytes
   if (declared > MAX_UNPACKED) throw new Error(`unpacks to more than ${MAX_UNPACKED >> 20} MiB`);
-  return decompress(data.subarray(0, data.length - 4));
+  // Into memory of that size: without it four bytes of archive can ask for 2 MiB again and again.
+  return decompress(data.subarray(0, data.length - 4), new Uint8Array(declared));
 }
 
 /** LZ4 legacy frames: magic, then blocks of {u32 length, data} that unpack to at most 8 MiB each (lz4 Frame format, "Legacy frame"). */
 function unlz4(data: Uint8Array): Uint8Array {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const chunks: Uint8Array[] = [];
+  // One for all blocks: a file may hold a million tiny ones. A byte of a block makes 255 at most.
+  const room = new Uint8Array(Math.min(8 << 20, 255 * data.length));
   let total = 0;
   let position = 4;
   while (position + 4 <= data.length) {
     const length = view.getUint32(position, true);
     if (position + 4 + length > data.length) break; // the trailing size word
-    const block = unlz4Block(data.subarray(position + 4, position + 4 + length), 8 << 20);
+    const block = unlz4Block(data.subarray(position + 4, position + 4 + length), room).slice();
     total += block.length;
     if (total > MAX_UNPACKED) throw new Error(`unpacks to more than ${MAX_UNPACKED >> 20} MiB`);
     chunks.push(block);
@@ -107,9 +110,9 @@ function unlz4(data: Uint8Array): Uint8Array {
   return Buffer.concat(chunks);
 }
 
-/** One LZ4 block (lz4 Block format): tokens of literal run and match. */
-function unlz4Block(input: Uint8Array, limit: number): Uint8Array {
-  const output = new Uint8Array(limit);
+/** One LZ4 block (lz4 Block format): tokens of literal run and match. The result is the part of `output` that it fills. */
+function unlz4Block(input: Uint8Array, output: Uint8Array): Uint8Array {
+  const limit = output.length;
   let from = 0;
   let to = 0;
   const extend = (length: number) => {

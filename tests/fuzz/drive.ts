@@ -112,8 +112,8 @@ export class Drive {
   get crossings(): Record<string, number> {
     return this.model.crossings;
   }
-  get reasons(): string[] {
-    return [...Object.keys(this.model.refusals), ...Object.keys(this.model.violations)];
+  get reasons(): Record<string, number> {
+    return { ...this.model.refusals, ...this.model.violations };
   }
 
   /** One step. Throws with what differs. */
