@@ -11,8 +11,8 @@ import { NOT_RETURN } from './code-map.ts';
 import { FRAME, Frames } from './frames.ts';
 import { FPU } from './instance.ts';
 import type { Instance } from './instance.ts';
+import type { InstanceTable } from './instance-table.ts';
 import type { ViolationReason } from './reasons.ts';
-import type { LinearRange } from './relocate.ts';
 import { Seals } from './seal.ts';
 import { ShadowStacks } from './shadow-stack.ts';
 import { StackAccess } from './stack.ts';
@@ -31,7 +31,8 @@ const MSR_GS_BASE = 0xc000_0101;
 const UNDEFINED_OPCODE = 6;
 const PAGE = 4096;
 
-export const FRAME_CAPACITY = 4096;
+/** Threads that may be inside crossings at once, nested ones counted each. The memory of a frame is touched when it is first used. */
+export const FRAME_CAPACITY = 16384;
 
 export class Border {
   readonly frames: Frames;
@@ -45,12 +46,12 @@ export class Border {
   /** Saved vector registers by frame, made on first use. */
   private readonly vectors: (Uint8Array | undefined)[] = [];
   private cleanVector: Uint8Array | undefined;
-  /** Address ranges of all instances: no stack may lie there. */
-  occupied: readonly LinearRange[] = [];
 
   constructor(
     private readonly engine: Engine,
     owners: Uint8Array,
+    /** No stack may lie where one of them is. */
+    private readonly instances: InstanceTable,
     capacity = FRAME_CAPACITY,
   ) {
     this.frames = new Frames(capacity);
@@ -81,7 +82,7 @@ export class Border {
     const rsp = registerAddress(registers, REG.rsp);
     stack.begin(cpu);
     const slot = stack.locate(rsp);
-    if (slot < 0 || (on('stack-clear-of-modules') && !stack.clearOf(rsp, this.occupied))) return 'bad-stack';
+    if (slot < 0 || (on('stack-clear-of-modules') && !stack.clearOf(rsp, this.instances))) return 'bad-stack';
     if (!this.perCpuClear(cpu, instance)) return 'per-cpu-base';
     const back = stack.load(slot);
     if (Number.isNaN(back)) return 'return-address';

@@ -16,7 +16,8 @@ export const SEALS = 48;
 /** Room of one frame for the shadow stack's entries, as in `ShadowStack.halves`. */
 export const SHADOW_HALVES = 4 * SHADOW_STACK_DEPTH;
 const REGISTER_HALVES = 2 * REGISTER_COUNT;
-const BUCKETS = 1024;
+/** A few stacks each, also with ten thousand threads inside. */
+const BUCKETS = 4096;
 
 /** Bucket of a stack. The key is the stack pointer after a return: the slot below it is surely on the stack, the key may be its end. */
 const bucketOf = (key: number) => ((key - 8) >>> 14) & (BUCKETS - 1);

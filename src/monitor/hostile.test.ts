@@ -45,10 +45,11 @@ describe('P11: frames are bounded', () => {
   test('P11 calls in and out without end keep within the frames there are', () => {
     const guest = new Guest([registered(image, granted({ onViolation: 'log' }))]);
     guest.start(image);
-    for (let stack = 0; stack < 16; stack++) guest.stack(STACK + 0x100_0000 + stack * 0x8000);
+    const STACKS = 24;
+    for (let stack = 0; stack < STACKS; stack++) guest.stack(STACK + 0x100_0000 + stack * 0x8000);
     // Every stack deeper and deeper: entry, call-out, entry, ...
     for (let depth = 0; depth < 400; depth++) {
-      for (let stack = 0; stack < 16; stack++) {
+      for (let stack = 0; stack < STACKS; stack++) {
         guest.call(G.probe, STACK + 0x100_4000 + stack * 0x8000 - 0x20 * depth);
         guest.gate(G.kfunc);
       }

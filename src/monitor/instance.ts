@@ -91,7 +91,7 @@ export class Instance implements PrivilegeTarget {
   private readonly instructions = new Map<object, readonly Instruction[]>();
 
   /**
-   * `frameOf`: guest frame of a text or gate page. `owners` marks frames with `slot`, 1 to 255.
+   * `frameOf`: guest frame of a text or gate page. `owners` marks frames with `slot`, 1 to MAX_INSTANCES.
    * Throws RangeError when the engine has too few host pages; nothing is changed then.
    */
   constructor(

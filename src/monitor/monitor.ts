@@ -17,6 +17,7 @@ import { ramPage } from './guest-memory.ts';
 import type { ImageSource } from './image.ts';
 import { GATE, Instance } from './instance.ts';
 import { looksLikeGate, matchingOffsets, verify } from './loader.ts';
+import { InstanceTable, MAX_INSTANCES } from './instance-table.ts';
 import type { Privilege } from './privilege.ts';
 import { ENDINGS, REFUSALS, VIOLATIONS } from './reasons.ts';
 import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
@@ -79,8 +80,6 @@ export interface Counted<Reason extends string> {
   explanation: string;
 }
 
-/** Slots of the frame owner map are bytes; no guest needs more modules at once. */
-const MAX_INSTANCES = 64;
 /** Instruction fetch (bit 4), protection (bit 0), from user mode (bit 2): page fault error code, Intel SDM vol. 3, 4.7. */
 const FETCH_FAULT = 0x11;
 const USER_FAULT = 0x4;
@@ -110,7 +109,7 @@ export class Monitor {
   private readonly owners: Uint8Array;
   private readonly registrations: readonly Registration[];
   private readonly registrationOf = new Map<Instance, Registration>();
-  private instances: Instance[] = [];
+  private readonly instances = new InstanceTable();
   private serial = 0;
   /** Quarantined by the exit in hand: other CPUs may still be inside. */
   private quarantined: Instance | undefined;
@@ -123,7 +122,7 @@ export class Monitor {
     this.log = options.log;
     this.emit = createAudit(options.audit, () => options.engine.clock.now());
     this.owners = new Uint8Array(Math.ceil(options.engine.memory.size / PAGE_SIZE));
-    this.border = new Border(options.engine, this.owners);
+    this.border = new Border(options.engine, this.owners, this.instances);
     this.registrations = options.modules.map((module) => ({ ...module, callOuts: new Map(), callIns: new Map() }));
     for (const { image, digest, decision } of this.registrations) {
       const privileges = decision.granted ? decision.privileges.map(({ description }) => description) : [];
@@ -175,7 +174,7 @@ export class Monitor {
   modules(): ModuleStatus[] {
     return this.registrations.map((registration) => {
       const { image, digest, decision } = registration;
-      const own = this.instances.filter((instance) => this.registrationOf.get(instance) === registration);
+      const own = this.instances.all.filter((instance) => this.registrationOf.get(instance) === registration);
       const callOuts = new Map(registration.callOuts);
       const callIns = new Map(registration.callIns);
       for (const instance of own) addCounts(instance, callOuts, callIns);
@@ -217,13 +216,14 @@ export class Monitor {
 
   /** The virtual machine stops: every instance ends. No CPU may be running. */
   end(): void {
-    for (const instance of [...this.instances]) this.endInstance(instance, 'stopped');
+    for (const instance of this.instances.all) this.endInstance(instance, 'stopped');
   }
 
   private gate(cpu: Cpu, address: number): Verdict {
     const inside = this.border.inside[cpu.index];
     if (inside !== null) return this.gateInside(cpu, inside, address);
-    for (const instance of this.instances) {
+    const instance = this.instances.at(address);
+    if (instance !== undefined) {
       const offset = address - instance.gateBase;
       if (offset >= 0 && offset < instance.gateBytes && (offset & (GATE_SIZE - 1)) === 0)
         return this.gateOutside(cpu, instance, offset / GATE_SIZE, address);
@@ -278,7 +278,7 @@ export class Monitor {
     else if (failed) this.endInstance(instance, 'init-failed');
     else {
       instance.dropInit();
-      this.updateOccupied();
+      this.instances.changed();
       if (instance.state !== 'loading') return;
       instance.state = 'live';
       this.emit({ event: 'module.live', module: instance.module, instance: instance.instance });
@@ -424,7 +424,7 @@ export class Monitor {
   /** The kernel wrote to a frame that is not writable in this view. */
   private ramWrite(cpu: Cpu, gpa: number, size: 1 | 2 | 4, value: number): Verdict {
     const slot = this.owners[Math.floor(gpa / PAGE_SIZE)];
-    const instance = this.instances.find((candidate) => candidate.slot === slot);
+    const instance = this.instances.bySlot(slot);
     if (!instance) return 'not-mine';
     const address = instance.addressOf(gpa);
     if (ramPage(cpu, this.engine.memory, address) === gpa - (gpa % PAGE_SIZE)) {
@@ -442,7 +442,7 @@ export class Monitor {
   private unknownGate(cpu: Cpu, address: number): Verdict {
     const { memory } = this.engine;
     if ((cpu.privilegeLevel !== 0 && on('gate-privilege-level')) || !looksLikeGate(cpu, memory, address)) return 'not-mine';
-    for (const instance of [...this.instances]) {
+    for (const instance of this.instances.all) {
       const page = instance.gateBase;
       if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
     }
@@ -471,14 +471,12 @@ export class Monitor {
 
   private load(cpu: Cpu, registration: Registration, privileges: readonly Privilege[], gateBase: number): Instance | Refusal {
     const { image } = registration;
-    const slot = this.freeSlot();
+    const slot = this.instances.freeSlot();
     if (slot === 0) return new Refusal('too-many-instances', `${MAX_INSTANCES}`);
     let instance: Instance;
     try {
       const { solution, placement, frames } = verify(cpu, this.engine.memory, image, gateBase, this.owners);
-      const overlap = [...placement.ranges, ...placement.initRanges].find((range) =>
-        this.border.occupied.some(({ start, end }) => range.start < end && range.end > start),
-      );
+      const overlap = [...placement.ranges, ...placement.initRanges].find((range) => this.instances.overlapping(range) !== undefined);
       if (overlap && on('modules-apart')) return new Refusal('sections-overlap', `another guarded module is at ${hex(overlap.start)}`);
       this.serial += 1;
       instance = new Instance(this.engine, this.owners, slot, this.serial, image, solution, placement, (page) => frames.get(page) ?? -1);
@@ -493,9 +491,8 @@ export class Monitor {
       if (error instanceof RangeError) return new Refusal('out-of-host-pages', error.message);
       throw error;
     }
-    this.instances.push(instance);
+    this.instances.add(instance);
     this.registrationOf.set(instance, registration);
-    this.updateOccupied();
     instance.attach(privileges);
     const about = { module: image.module, instance: instance.instance };
     if (
@@ -587,8 +584,7 @@ export class Monitor {
     const registration = this.registrationOf.get(instance);
     if (registration) addCounts(instance, registration.callOuts, registration.callIns);
     this.registrationOf.delete(instance);
-    this.instances = this.instances.filter((other) => other !== instance);
-    this.updateOccupied();
+    this.instances.remove(instance);
     const about = { module: instance.module, instance: instance.instance };
     if (this.emit({ event: 'module.ended', ...about, reason, crossings: instance.crossings })) {
       this.log.info(`module ended: ${ENDINGS[reason]}`, { ...about, crossings: instance.crossings });
@@ -602,20 +598,11 @@ export class Monitor {
 
   /** The instance to whose text an address, or the frame behind it, belongs. */
   private ownerOf(cpu: Cpu, address: number): Instance | undefined {
-    const named = this.instances.find((instance) => instance.code.holds(address));
-    if (named) return named;
+    const named = this.instances.at(address);
+    if (named?.code.holds(address)) return named;
     const gpa = ramPage(cpu, this.engine.memory, address);
     const slot = gpa < 0 ? 0 : this.owners[gpa / PAGE_SIZE];
-    return slot === 0 ? undefined : this.instances.find((instance) => instance.slot === slot);
-  }
-
-  private freeSlot(): number {
-    for (let slot = 1; slot <= MAX_INSTANCES; slot++) if (!this.instances.some((instance) => instance.slot === slot)) return slot;
-    return 0;
-  }
-
-  private updateOccupied(): void {
-    this.border.occupied = this.instances.flatMap(({ ranges }) => ranges);
+    return slot === 0 ? undefined : this.instances.bySlot(slot);
   }
 }
 

@@ -3,7 +3,7 @@ import { on } from '../base/defence-switch.ts';
 import { joinAddress, PAGE_SIZE } from '../engine/contract.ts';
 import type { Cpu, GuestMemory } from '../engine/contract.ts';
 import { STACK_SIZE } from './frames.ts';
-import type { LinearRange } from './relocate.ts';
+import type { InstanceTable } from './instance-table.ts';
 
 export class StackAccess {
   private cpu: Cpu | undefined;
@@ -51,10 +51,9 @@ export class StackAccess {
     this.memory.written(gpa, 8);
   }
 
-  /** True if what a thread may use of the stack at `pointer` stays clear of these addresses: module views map their own pages there. */
-  clearOf(pointer: number, ranges: readonly LinearRange[]): boolean {
-    for (const range of ranges) if (pointer - 2 * STACK_SIZE < range.end && pointer + STACK_SIZE > range.start) return false;
-    return true;
+  /** True if what a thread may use of the stack at `pointer` stays clear of these instances: module views map their own pages there. */
+  clearOf(pointer: number, instances: InstanceTable): boolean {
+    return instances.clear(pointer - 2 * STACK_SIZE, pointer + STACK_SIZE);
   }
 
   /** See `SameStack`: every page between the two is mapped. */
