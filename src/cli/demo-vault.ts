@@ -3,12 +3,8 @@
  * the grant; the signatures are checked here, with the key that the guest never has.
  */
 import { createHmac, randomBytes } from 'node:crypto';
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { UserError } from '../base/errors.ts';
 import { readObject } from '../elf/read.ts';
 import { buildCModule } from '../guest/c-module.ts';
 import type { CpioEntry } from '../guest/cpio.ts';
@@ -16,6 +12,7 @@ import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
 import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
+import { buildProgram } from '../guest/program.ts';
 import { vaultScript } from '../guest/vault-script.ts';
 import { linkModule } from '../linker/link.ts';
 import { manifestDigest } from '../policy/canonical.ts';
@@ -146,23 +143,4 @@ export async function prepareVault(options: RunOptions, step: Progress): Promise
     needles,
     sign: (message) => createHmac('sha256', key).update(message).digest('hex'),
   };
-}
-
-/** A program without a C library, for the guest's user space. */
-function buildProgram(path: string): Uint8Array {
-  const folder = mkdtempSync(join(tmpdir(), 'portcullis-program-'));
-  try {
-    const output = join(folder, 'program');
-    const result = spawnSync('gcc', ['-static', '-nostdlib', '-ffreestanding', '-O2', '-s', '-o', output, path], { encoding: 'utf8' });
-    if (result.error || result.status !== 0) {
-      throw new UserError(
-        `${path}: gcc failed: ${result.error?.message ?? result.stderr.trim().slice(0, 2000)}`,
-        'apt-get install gcc',
-        'failed',
-      );
-    }
-    return readFileSync(output);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
 }

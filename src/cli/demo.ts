@@ -20,6 +20,7 @@ import type { VmConfig } from '../vm/config.ts';
 import { cardsOf, FIRST_CARD_SLOT, pciAddress, processors } from './assemble.ts';
 import { action } from './command.ts';
 import { type DemoResult, judge, summary } from './demo-report.ts';
+import { idleDemo } from './demo-idle.ts';
 import { vaultDemo } from './demo-vault.ts';
 import { DemoTranscript } from './demo-transcript.ts';
 import { makeGrant } from './keys.ts';
@@ -43,7 +44,11 @@ interface DemoFlags extends Record<string, unknown> {
 export function addDemoCommand(program: Command): void {
   const demo = program
     .command('demo')
-    .argument('[what]', 'driver: the main job; vault: a module that signs with a key that no one else in the guest can find', 'driver')
+    .argument(
+      '[what]',
+      'driver: the main job; vault: a module that signs with a key that no one else in the guest can find; idle: an idle driver that alone may use MWAIT',
+      'driver',
+    )
     .description('the main job: guard the stock e1000 driver, give it the card, probe everything else')
     .option('--download <MiB>', 'size of the file that the guest downloads', '8')
     .option('--url <url>', "download this instead of the built-in peer's file (with --net user or stream)")
@@ -51,17 +56,19 @@ export function addDemoCommand(program: Command): void {
     .option('--verbose', "show the guest's console on standard error")
     .addHelpText(
       'after',
-      '\nExamples:\n  portcullis demo\n  portcullis demo vault\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n',
+      '\nExamples:\n  portcullis demo\n  portcullis demo vault\n  portcullis demo idle\n  portcullis demo --json --download 32\n  portcullis demo --pcap demo.pcap --events demo.ndjson\n',
     );
   addRunOptions(demo, ['memory', 'cpus', 'cores', 'pin', 'net', 'pcap', 'engine', 'clock', 'seed', 'timeout', 'events', 'watch', 'log']);
   action(demo, async (context, what: string, flags: DemoFlags) => {
-    if (what === 'vault')
-      return vaultDemo(
+    const modules = { vault: vaultDemo, idle: idleDemo };
+    if (what === 'vault' || what === 'idle')
+      return modules[what](
         context,
         resolveRunOptions({ memory: '128M', timeout: DEMO_TIMEOUT, ...definedOnly(flags) }, undefined),
         flags.verbose === true,
       );
-    if (what !== 'driver') throw new UserError(`there is no demo "${what}"`, 'portcullis demo, or portcullis demo vault');
+    if (what !== 'driver')
+      throw new UserError(`there is no demo "${what}"`, 'portcullis demo, portcullis demo vault, or portcullis demo idle');
     const { json, progress } = context;
     const mebibytes = Number(flags.download);
     if (!(mebibytes > 0 && mebibytes <= 4096)) throw new UserError(`--download ${flags.download}: expected MiB from 1 to 4096`);
