@@ -164,10 +164,11 @@ describe('when the log cannot be written', () => {
       ['continue', ['go on']],
     ] as const) {
       asked = [];
-      const reader = spawn('head', ['-n', '2'], { stdio: ['pipe', 'ignore', 'ignore'] });
+      const fifo = join(folder, `fifo-${policy}`);
+      execFileSync('mkfifo', [fifo]);
+      const reader = spawn('head', ['-n', '2', fifo], { stdio: 'ignore' });
       const left = new Promise((resolve) => reader.on('exit', resolve));
-      const { fd } = (reader.stdin as unknown as { _handle: { fd: number } })._handle;
-      const stream = open(`fd:${fd}`, policy);
+      const stream = await vi.waitFor(() => open(fifo, policy), { timeout: 20_000 });
       for (let index = 0; index < 3; index++) stream.write({ event: 'x' });
       await left;
       await vi.waitFor(() => {
@@ -176,7 +177,6 @@ describe('when the log cannot be written', () => {
       });
       stream.write({ event: 'x' });
       expect((await stream.close()).lost).toBeGreaterThan(0);
-      reader.stdin.on('error', () => {});
     }
   });
 
