@@ -16,7 +16,10 @@ export function residentOverGuest(pid, size, cpus = 1) {
   });
 }
 
-/** Bytes resident in a process (`resident`), of them in `size` bytes of guest RAM at `offset` in the mapping chosen by `isMapping` (`guest`), and the rest (`own`). */
+/**
+ * Bytes resident in a process (`resident`), of them in `size` bytes of guest RAM at `offset` in the mapping chosen by `isMapping` (`guest`), the
+ * rest (`own`), and of that what lies outside the mapping (`beside`).
+ */
 export function residentOver(pid, { size, isMapping, offset }) {
   const resident = Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))[1]) * 1024;
   const mappings = readFileSync(`/proc/${pid}/maps`, 'latin1')
@@ -28,7 +31,8 @@ export function residentOver(pid, { size, isMapping, offset }) {
   const memory = mappings.filter(isMapping);
   if (memory.length !== 1) throw new Error(`expected one mapping that holds guest RAM, found ${memory.length}`);
   const guest = presentPages(pid, memory[0].start + offset, size) * PAGE;
-  return { resident, guest, own: resident - guest };
+  const mapped = presentPages(pid, memory[0].start, memory[0].size) * PAGE;
+  return { resident, guest, own: resident - guest, beside: resident - mapped };
 }
 
 /** proc(5), /proc/PID/pagemap: 8 bytes a page, bit 63 = present. */

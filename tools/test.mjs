@@ -25,7 +25,7 @@ else failed += 1;
 
 const report = join(root, 'build/vitest.json');
 const args = ['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
-if (quick) args.push('--exclude', 'tests/boots/**', '--exclude', 'tests/attacks/**');
+if (quick) args.push('--exclude', 'tests/boots/**', '--exclude', 'tests/attacks/**', '--exclude', 'tests/soak/**');
 args.push(...process.argv.slice(2).filter((argument) => argument !== '--quick'));
 const suites = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
 try {

@@ -11,7 +11,7 @@ import { addExplainCommand } from './explain.ts';
 import { addKeyCommands } from './keys.ts';
 import { addGroupCommand } from './group.ts';
 import { addLinkCommands } from './link.ts';
-import { reportError } from './output.ts';
+import { outputFailed, reportError } from './output.ts';
 import { addRunCommand } from './run.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -60,14 +60,7 @@ addAuditCommand(program);
 addExplainCommand(program);
 addDoctorCommand(program);
 
-// A closed pipe (| head) is no error worth a message.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  process.exit(
-    error.code === 'EPIPE'
-      ? 0
-      : reportError(new UserError(`cannot write to standard output: ${error.message}`, undefined, 'failed'), false),
-  );
-});
+process.stdout.on('error', outputFailed);
 process.stderr.on('error', () => {});
 process.on('uncaughtException', (error) => process.exit(reportError(error, process.argv.includes('--json'))));
 await program.parseAsync();

@@ -70,6 +70,22 @@ export function pacedStream(stream: NodeJS.WriteStream): {
   };
 }
 
+/** Who wants to end in order when standard output is closed. */
+const closers = new Set<() => void>();
+
+/** Standard output cannot be written. A closed pipe (| head) is no error worth a message: whoever registered ends, or the process does. */
+export function outputFailed(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE' && closers.size > 0) for (const close of closers) close();
+  else if (error.code === 'EPIPE') process.exit(0);
+  else process.exit(reportError(new UserError(`cannot write to standard output: ${error.message}`, undefined, 'failed'), false));
+}
+
+/** Calls `close` when the reader of standard output leaves. The result takes that back. */
+export function whenOutputCloses(close: () => void): () => void {
+  closers.add(close);
+  return () => closers.delete(close);
+}
+
 /** Prints an error for people (and as JSON with `json`) and returns the exit code. Stack traces only for defects of ours. */
 export function reportError(error: unknown, json: boolean): number {
   const { message, fix, exit, text } = describeError(error);

@@ -4,6 +4,7 @@ import type { LogRecord } from '../base/log.ts';
 import type { Outcome, VmConfig, VmEvent, VmReport } from '../vm/config.ts';
 import { type RunningVm, startVm } from '../vm/host.ts';
 import { type EventsLost, openEventStream } from './event-stream.ts';
+import { whenOutputCloses } from './output.ts';
 
 export interface Supervision {
   /** Serial output. */
@@ -94,6 +95,7 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
     cause ??= name;
     vm?.stop();
   };
+  let forget = () => {};
   let closed: { lost: number } | undefined;
   try {
     vm = await startVm(config, {
@@ -120,6 +122,7 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
       process.on(signal, handler);
       handlers.push([signal, handler]);
     }
+    forget = whenOutputCloses(() => end('ok'));
     if (supervision.timeout !== undefined) limit = setTimeout(() => end('watchdog'), supervision.timeout * 1000);
     supervision.started?.(vm);
     const { outcome, report } = await vm.ended;
@@ -131,6 +134,7 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
     return { outcome, report, exit, code, events, eventsLost };
   } finally {
     clearTimeout(limit);
+    forget();
     for (const [signal, handler] of handlers) process.off(signal, handler);
     if (closed === undefined) await stream?.close();
   }

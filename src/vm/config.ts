@@ -116,6 +116,8 @@ export interface VmReport {
   refusals: { module: string; reason: string; detail: string; count: number }[];
   /** Accesses to a withheld device, by where they came from. */
   refusedAccesses: { reads: number; writes: number; interrupted: number };
+  /** Events sent so far. A log that lacks none has as many. */
+  events: number;
   cards: CardReport[];
   engine: Record<string, number>;
 }

@@ -49,6 +49,7 @@ export class Vm {
     private readonly board: Board,
     private readonly cards: Cards,
     private readonly guard: Guard,
+    private readonly sent: { readonly events: number },
   ) {
     this.log = createLog('vm', ports.log, config.log);
     this.vcpus = engine.cpus.map((cpu) => new Vcpu(cpu, { engine, board, guard, log: this.log, end: (outcome) => this.end(outcome) }));
@@ -67,7 +68,15 @@ export class Vm {
   }
 
   /** Builds the machine and loads the kernel. Throws UserError for configuration that cannot work. */
-  static async create(config: VmConfig, links: readonly (SharedArrayBuffer | undefined)[], ports: VmPorts): Promise<Vm> {
+  static async create(config: VmConfig, links: readonly (SharedArrayBuffer | undefined)[], thread: VmPorts): Promise<Vm> {
+    const sent = { events: 0 };
+    const ports: VmPorts = {
+      ...thread,
+      event(event) {
+        sent.events += 1;
+        thread.event(event);
+      },
+    };
     const engine = createSoftEngine({ memorySize: config.memory, cpus: config.cpus ?? 1, clock: config.clock });
     let vm: Vm | undefined;
     const board = createBoard({
@@ -87,7 +96,7 @@ export class Vm {
     });
     const cards = await createCards(config, board, links, createLog('net', ports.log, config.log));
     const guard = createGuard(config, engine, board, ports);
-    vm = new Vm(config, ports, engine, board, cards, guard);
+    vm = new Vm(config, ports, engine, board, cards, guard, sent);
     const kernel = readKernel(config.kernel.elf);
     const acpi = board.acpiTables();
     engine.memory.bytes.set(acpi.bytes, acpi.address);
@@ -214,6 +223,7 @@ export class Vm {
       instructions: this.vcpus.reduce((sum, { cpu }) => sum + cpu.instructions, 0),
       cpus: this.vcpus.map((vcpu, index) => ({ ...vcpu.report(), core: this.scheduler.coreOf(index) })),
       ...this.guard.report(),
+      events: this.sent.events,
       cards: this.cards.report(),
       engine: { ...this.engine.statistics(), ...this.board.statistics() },
     };
