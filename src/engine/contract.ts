@@ -294,6 +294,34 @@ export interface EngineClock {
   skipTo(time: number): void;
 }
 
+/** A host thread that executes CPUs for the machine's thread, one at a time. All methods are the machine's thread's. */
+export interface CpuThread {
+  /** The CPU that it was given, until `finish`. */
+  readonly cpu: Cpu | undefined;
+  /** The thread executes the CPU, as `Cpu.run` would. Until `finish` only its `index`, `instructions`, `view` and `kick` may be used. Throws if it has one. */
+  start(cpu: Cpu, until: number, yields: boolean): void;
+  /** The CPU's run has ended: `finish` does not wait. */
+  readonly returned: boolean;
+  /** Ends the run if need be, and says how it ended. */
+  finish(): Exit;
+}
+
+/** A word of shared memory on which the machine's thread sleeps: it is counted up, and who waits for it is notified. */
+export interface WakeWord {
+  readonly buffer: SharedArrayBuffer;
+  /** Index as an Int32Array. */
+  readonly index: number;
+}
+
+/**
+ * CPUs that run at the same time. While a thread has a CPU, `Cpu.run` of another ends with 'budget' as soon as a thread comes back.
+ */
+export interface CpuThreads {
+  readonly all: readonly CpuThread[];
+  /** Calls `wait`, which sleeps on the wake word; not if a thread has come back already. One that does so meanwhile counts the word up. */
+  sleep(wait: () => void): void;
+}
+
 export interface Engine {
   readonly name: 'soft' | 'kvm' | 'fake';
   readonly memory: GuestMemory;
@@ -319,6 +347,10 @@ export interface Engine {
   /** Ranges (outside RAM) that no view reaches unless listed in its windows. Replaces the former list. */
   hide(ranges: readonly PhysicalRange[]): void;
   readonly hidden: readonly PhysicalRange[];
+  /** Starts threads for CPUs. undefined where this engine or host cannot have CPUs run at the same time. Before any CPU has run. */
+  startThreads(count: number, wake: WakeWord): Promise<CpuThreads | undefined>;
+  /** No CPU executes anything in another thread until the next `CpuThread.start`: for what must not happen beside others. */
+  quiet(): void;
   /** Counters by name: unknown opcodes by encoding, decoded blocks, TLB fills, ... */
   statistics(): Record<string, number>;
   close(): void;

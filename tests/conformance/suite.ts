@@ -10,15 +10,17 @@ import { modeTests } from './modes.ts';
 import { monitorTests } from './monitor.ts';
 import { pagingTests } from './paging.ts';
 import { shadowStackTests } from './shadow-stack.ts';
-import { smpTests } from './smp.ts';
+import { smpTests, togetherTests } from './smp.ts';
 import { systemTests } from './system.ts';
+import { inThreads, inTurns } from './together.ts';
 import { viewTests } from './views.ts';
 
 export type CreateEngine = (options: EngineOptions) => Engine;
 /** A fresh guest in long mode on a fresh engine. */
 export type Boot = (options?: Partial<EngineOptions>) => Guest;
 
-export function conformance(name: string, createEngine: CreateEngine): void {
+/** `threads`: CPUs of this engine can run at the same time on this host. */
+export function conformance(name: string, createEngine: CreateEngine, threads: boolean): void {
   describe(`engine ${name}`, () => {
     const engines: Engine[] = [];
     const boot: Boot = (options = {}) => {
@@ -58,6 +60,12 @@ export function conformance(name: string, createEngine: CreateEngine): void {
     });
     describe('several CPUs', () => {
       smpTests(boot);
+      describe('in turns', () => {
+        togetherTests(boot, inTurns);
+      });
+    });
+    describe.runIf(threads)('several CPUs at the same time', () => {
+      togetherTests((options) => boot({ clock: 'host', ...options }), inThreads);
     });
   });
 }

@@ -231,6 +231,8 @@ export class FakeCpu implements Cpu {
 }
 
 export class FakeEngine implements Engine {
+  async startThreads(): Promise<undefined> {}
+  quiet(): void {}
   readonly name = 'fake';
   readonly memory: GuestMemory;
   readonly cpus: readonly FakeCpu[];

@@ -5,18 +5,32 @@
 
 import type { ClockKind, EngineClock } from '../contract.ts';
 
+/** A reading of `process.hrtime`: unlike `performance.now` it counts from the same moment in every thread. */
+export type HostTime = readonly [seconds: number, nanoseconds: number];
+
 export class SoftClock implements EngineClock {
-  private readonly start = performance.now();
+  private readonly seconds: number;
+  private readonly nanoseconds: number;
   /** Instructions clock: the present time, ns. CPUs advance it as they run; they take turns. */
   time = 0;
 
   /** What `now` said last, ns. */
   last = 0;
 
-  constructor(readonly kind: ClockKind) {}
+  /** `origin`: when the virtual machine started. */
+  constructor(
+    readonly kind: ClockKind,
+    readonly origin: HostTime = process.hrtime(),
+  ) {
+    [this.seconds, this.nanoseconds] = origin;
+  }
 
   now(): number {
-    this.last = this.kind === 'host' ? (performance.now() - this.start) * 1e6 : this.time;
+    if (this.kind === 'instructions') this.last = this.time;
+    else {
+      const [seconds, nanoseconds] = process.hrtime();
+      this.last = (seconds - this.seconds) * 1e9 + (nanoseconds - this.nanoseconds);
+    }
     return this.last;
   }
 

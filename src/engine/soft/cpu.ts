@@ -1,11 +1,9 @@
-/** A virtual CPU: drives one instance of the core, in slices, and turns what it comes back with into the contract's exits. */
+/** A virtual CPU as the machine's thread sees it: its state, its answers, and what a run came back with as the contract's exits. */
 
 import type { Cpu, Exit, PendingEvent, Registers, ShadowStack, SystemRegisters, View } from '../contract.ts';
 import { REG, REGISTER_COUNT, SHADOW_STACK_DEPTH } from '../contract.ts';
-import type { SoftClock } from './clock.ts';
-import { type Core, UNWIND } from './core.ts';
+import type { Core } from './core.ts';
 import {
-  BUDGET,
   COUNT,
   CPL,
   EVENT_DROP,
@@ -31,7 +29,6 @@ import {
   NMI_BLOCKED,
   NMI_PENDING,
   NO_CODE,
-  NS_PER_INSTRUCTION,
   PAUSE_EXITS,
   REPLAY,
   REPLAY_COUNT,
@@ -46,20 +43,15 @@ import {
   SHADOW_COUNT,
   SHADOW_STACK,
   SHADOW_STACK_DEPTH as DEPTH,
-  TIME_OFFSET,
   TRAPS,
 } from './core/layout.ts';
+import { EXIT_FAILED, type Executor } from './executor.ts';
 import { EVENT_TYPES, Exits } from './exits.ts';
 import { keepEvents, type Space, setEvents } from './space.ts';
 import { SystemState } from './system.ts';
+import type { SoftThreads } from './threads.ts';
 import type { SoftView } from './views.ts';
 
-/** Instructions between looks at the host clock; also how often V8 gets the chance to replace the loop by its optimised code. */
-const SLICE = 100_000;
-/** Fewer are not worth the look. */
-const LEAST_SLICE = 500;
-/** How many runs in a row may go by a reading of the clock that somebody else took: a caller that never reads it comes to an end all the same. */
-const TRUSTED_RUNS = 16;
 const WORD = 2 ** 32;
 const IF = 0x200;
 /** Bytes of the XSAVE standard form: legacy area and header. */
@@ -92,17 +84,16 @@ export class SoftCpu implements Cpu {
   private readonly exits: Exits;
   private readonly system: SystemState;
   private readonly words: Uint32Array;
-  /** Runs that may still go by `clock.last`. */
-  private trusted = 0;
   private current: SoftView;
+  private readonly core: Core;
 
   /** `refuses`: whether a view lacks a guest physical address. */
   constructor(
     readonly index: number,
     private readonly space: Space,
     private readonly block: number,
-    private readonly core: Core,
-    private readonly clock: SoftClock,
+    private readonly executor: Executor,
+    private readonly threads: SoftThreads,
     untrusted: SoftView,
     refuses: (view: SoftView, gpa: number) => boolean,
   ) {
@@ -116,6 +107,7 @@ export class SoftCpu implements Cpu {
     this.exits = new Exits(space, block, (gpa) => refuses(this.current, gpa));
     this.system = new SystemState(space, block);
     this.current = untrusted;
+    this.core = executor.core;
   }
 
   private get(offset: number): number {
@@ -126,11 +118,6 @@ export class SoftCpu implements Cpu {
   }
   private getLong(offset: number): number {
     return this.get(offset + 4) * WORD + this.get(offset);
-  }
-  /** `value`: 0 .. 2^53. */
-  private putLong(offset: number, value: number): void {
-    this.put(offset, value >>> 0);
-    this.put(offset + 4, Math.floor(value / WORD));
   }
 
   get privilegeLevel(): number {
@@ -150,68 +137,23 @@ export class SoftCpu implements Cpu {
 
   run(until: number, yields = false): Exit {
     this.put(PAUSE_EXITS, yields ? 1 : 0);
-    return this.clock.kind === 'instructions' ? this.runCounted(until) : this.runTimed(until);
+    if (this.threads.busy === 0) return this.exit(this.executor.run(until));
+    // Whoever comes back from another thread wants this one.
+    if (!this.threads.enter(this.index)) return this.exits.budget;
+    const code = this.executor.run(until);
+    this.threads.leave();
+    return this.exit(code);
   }
 
-  private readClock(): number {
-    if (--this.trusted > 0) return this.clock.last;
-    this.trusted = TRUSTED_RUNS;
-    return this.clock.now();
+  /** Before another thread executes this CPU. */
+  prepare(yields: boolean): void {
+    this.put(PAUSE_EXITS, yields ? 1 : 0);
   }
 
-  private runTimed(until: number): Exit {
-    // Asking the host's clock costs as much as half an exit. Whoever calls has mostly just done so to find `until`.
-    for (let left = until - this.readClock(); left > 0; left = until - this.clock.now()) {
-      // A short run must not take the time of a long one: other CPUs or a timer wait for its end.
-      const code = this.slice(Math.min(SLICE, Math.max(LEAST_SLICE, Math.ceil(left / NS_PER_INSTRUCTION))));
-      if (code !== EXIT_BUDGET) return this.exit(code);
-    }
-    return this.exits.budget;
-  }
-
-  private runCounted(until: number): Exit {
-    const { clock } = this;
-    while (clock.time < until) {
-      this.putLong(TIME_OFFSET, clock.time - this.getLong(COUNT) * NS_PER_INSTRUCTION);
-      const code = this.slice(Math.min(SLICE, Math.ceil((until - clock.time) / NS_PER_INSTRUCTION)));
-      clock.time = this.getLong(TIME_OFFSET) + this.getLong(COUNT) * NS_PER_INSTRUCTION;
-      if (code !== EXIT_BUDGET) return this.exit(code);
-    }
-    return this.exits.budget;
-  }
-
-  private failure = '';
-
-  private exit(code: number): Exit {
-    return code < 0 ? { kind: 'debug', reason: this.failure } : this.exits.make(code);
-  }
-
-  /** Executes up to about `instructions`; an exit code, or -1 after a failure of the core. */
-  private slice(instructions: number): number {
-    this.put(BUDGET, instructions);
-    this.put(BUDGET + 4, 0);
-    try {
-      return this.core.resume();
-    } catch (thrown) {
-      return this.unwound(thrown);
-    }
-  }
-
-  /** An instruction was abandoned: lets the core finish it, and goes on. */
-  private unwound(first: unknown): number {
-    let thrown = first;
-    for (;;) {
-      if (thrown !== UNWIND) {
-        this.failure = `the core failed: ${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}`;
-        return -1;
-      }
-      try {
-        const code = this.core.unwound();
-        return code !== 0 ? code : this.core.carryOn();
-      } catch (again) {
-        thrown = again;
-      }
-    }
+  /** The exit that a run left behind in the state, here or in another thread. `failure`: what that thread says of EXIT_FAILED. */
+  exit(code: number, failure = this.executor.failure): Exit {
+    if (code === EXIT_BUDGET) return this.exits.budget;
+    return code === EXIT_FAILED ? { kind: 'debug', reason: failure } : this.exits.make(code);
   }
 
   kick(): void {

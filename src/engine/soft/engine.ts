@@ -17,11 +17,13 @@ import {
 } from '../contract.ts';
 import { SoftClock } from './clock.ts';
 import { instantiate, loadCore } from './core.ts';
-import { VIEW } from './core/layout.ts';
+import { SHARED_PARALLEL, VIEW } from './core/layout.ts';
 import { SoftCpu } from './cpu.ts';
+import { Executor } from './executor.ts';
 import { HostPages } from './host-pages.ts';
 import { createSpace, MAX_CPUS, type Space, written } from './space.ts';
 import { statistics } from './statistics.ts';
+import { SoftThreads } from './threads.ts';
 import { type SoftView, ViewTable } from './views.ts';
 
 const DEFAULT_HOST_PAGES = 4096;
@@ -45,8 +47,10 @@ export function createSoftEngine(options: SoftOptions): Engine {
     deterministic: options.clock === 'instructions',
   });
   const clock = new SoftClock(options.clock);
+  const threads = new SoftThreads();
+  const quiet = () => threads.quiet();
   const hostPages = new HostPages(space, hostPageCount);
-  const views = new ViewTable(space, (address) => hostPages.at(address));
+  const views = new ViewTable(space, (address) => hostPages.at(address), quiet);
   const untrusted = views.create('untrusted');
   let hidden: readonly PhysicalRange[] = [];
   const refuses = (view: SoftView, gpa: number) => hidden.some(({ start, end }) => gpa >= start && gpa < end) && !view.reaches(gpa);
@@ -55,7 +59,8 @@ export function createSoftEngine(options: SoftOptions): Engine {
     const core = instantiate(module, space.memory, () => clock.now());
     space.words[(block + VIEW) >>> 2] = untrusted.descriptor;
     core.attach(block);
-    const cpu = new SoftCpu(index, space, block, core, clock, untrusted, refuses);
+    const executor = new Executor(core, space.words, block, clock);
+    const cpu = new SoftCpu(index, space, block, executor, threads, untrusted, refuses);
     cpu.reset('power-up');
     return cpu;
   });
@@ -84,6 +89,7 @@ export function createSoftEngine(options: SoftOptions): Engine {
     },
     allocateHostPages: (count: number): HostPage[] => hostPages.allocate(count),
     freeHostPages: (pages: readonly HostPage[]) => {
+      quiet();
       const mapped = new Set(views.all.flatMap((view) => view.fixedPages.map((fixed) => fixed.page)));
       const used = pages.find((page) => mapped.has(page));
       if (used) throw new RangeError(`host page ${used.id} is still mapped in a view`);
@@ -91,6 +97,7 @@ export function createSoftEngine(options: SoftOptions): Engine {
     },
     protect: (gpa: number, permission: Permission) => {
       const frame = frameOf(gpa);
+      quiet();
       const denied = (~permission & ALL) << FRAME_SHIFT;
       Atomics.and(space.bytes, frame, ~(ALL << FRAME_SHIFT));
       Atomics.or(space.bytes, frame, denied);
@@ -100,13 +107,22 @@ export function createSoftEngine(options: SoftOptions): Engine {
     hide: (ranges: readonly PhysicalRange[]) => {
       const inRam = ranges.find(({ start, end }) => start < space.ramSize && end > 0);
       if (inRam) throw new RangeError(`range ${inRam.start}..${inRam.end} lies in guest RAM, which cannot be hidden`);
+      quiet();
       hidden = ranges.map(({ start, end }) => ({ start, end }));
     },
     get hidden() {
       return hidden;
     },
     statistics: () => statistics(space),
-    close: () => {},
+    startThreads: async (count, wake) => {
+      // V8 compiles plain loads and stores of guest memory to plain moves: they have x86's order on x86 alone.
+      if (options.clock !== 'host' || process.arch !== 'x64') return undefined;
+      await threads.start(count, { memory: space.memory, module, blocks: space.cpus, origin: clock.origin, wake });
+      space.words[(space.shared + SHARED_PARALLEL) >>> 2] = 1;
+      return threads;
+    },
+    quiet,
+    close: () => threads.quit(),
   };
 }
 

@@ -9,13 +9,15 @@ import {
   CODE_AREA_SIZE,
   CPU_INDEX,
   DROPPED,
-  DROPPED_COUNT,
+  DROPPED_ALL,
   DROPPED_MAX,
   EVENT_DROP,
   EVENTS,
   FIXED_SIZE,
   FRAME_CODE,
+  FRAME_CODE_SETTLED,
   FRAME_MONITORED,
+  FRAME_MONITORED_SETTLED,
   FRAME_NOTICED,
   MONITOR_LINE,
   MONITOR_LINE_SIZE,
@@ -164,7 +166,8 @@ export function keepEvents(space: Space, block: number, bits: number): void {
 export function written(space: Space, address: number, length: number): void {
   const end = address + length;
   for (let page = address - (address % PAGE_SIZE); page < end; page += PAGE_SIZE) {
-    const frame = space.bytes[space.frames + page / PAGE_SIZE] ?? 0;
+    // A locked look: a CPU that marks the page after it reads what was written.
+    const frame = Atomics.or(space.bytes, space.frames + page / PAGE_SIZE, 0);
     if (!(frame & FRAME_NOTICED)) continue;
     if (frame & FRAME_CODE) pageWritten(space, page);
     if (frame & FRAME_MONITORED) linesStored(space, address, end);
@@ -183,7 +186,7 @@ function linesStored(space: Space, start: number, end: number): void {
 /** No view allows MONITOR any more: pages that were used with it are as others again. No CPU is running. */
 export function forgetMonitored(space: Space): void {
   for (let frame = space.frames; frame < space.frames + FRAME_COUNT; frame++) {
-    if ((space.bytes[frame] ?? 0) & FRAME_MONITORED) Atomics.and(space.bytes, frame, ~FRAME_MONITORED);
+    if ((space.bytes[frame] ?? 0) & FRAME_MONITORED) Atomics.and(space.bytes, frame, ~(FRAME_MONITORED | FRAME_MONITORED_SETTLED));
   }
 }
 
@@ -191,10 +194,12 @@ export function forgetMonitored(space: Space): void {
 export function pageWritten(space: Space, page: number): void {
   const frame = space.frames + page / PAGE_SIZE;
   if (!((space.bytes[frame] ?? 0) & FRAME_CODE)) return;
-  Atomics.and(space.bytes, frame, ~FRAME_CODE);
+  Atomics.and(space.bytes, frame, ~(FRAME_CODE | FRAME_CODE_SETTLED));
   for (const block of space.cpus) {
-    const slot = Atomics.add(space.words, (block + DROPPED_COUNT) >>> 2, 1);
-    if (slot < DROPPED_MAX) space.words[((block + DROPPED) >>> 2) + slot] = page;
+    const first = (block + DROPPED) >>> 2;
+    let slot = 0;
+    while (slot < DROPPED_MAX && Atomics.compareExchange(space.words, first + slot, 0, page) !== 0) slot++;
+    if (slot === DROPPED_MAX) Atomics.store(space.words, (block + DROPPED_ALL) >>> 2, 1);
     setEvents(space, block, EVENT_DROP);
   }
 }

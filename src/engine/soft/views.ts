@@ -41,6 +41,7 @@ export class SoftView implements View {
     private readonly place: (view: SoftView, count: number) => number,
     private readonly monitorEnded: () => void,
     private readonly pageByAddress: (address: number) => HostPage,
+    private readonly quiet: () => void,
   ) {
     this.word(VIEW_ID, id);
     this.word(VIEW_FIXED_COUNT, 0);
@@ -71,6 +72,7 @@ export class SoftView implements View {
       }
       if (sorted[i - 1]?.address === fixed.address) throw new RangeError(`two fixed pages at ${fixed.address}`);
     });
+    this.quiet();
     const at = this.place(this, sorted.length);
     sorted.forEach((fixed, i) => {
       this.writeEntry(at + i * FIXED_SIZE, fixed);
@@ -103,6 +105,7 @@ export class SoftView implements View {
   }
 
   setWindows(ranges: readonly PhysicalRange[]): void {
+    this.quiet();
     this.ranges = ranges.map(({ start, end }) => ({ start, end }));
   }
   get windows(): readonly PhysicalRange[] {
@@ -114,6 +117,7 @@ export class SoftView implements View {
 
   setAllowed(instructions: ReadonlySet<Instruction>): void {
     if (this.id === 0 && instructions.size > 0) throw new RangeError('the untrusted view allows nothing extra');
+    this.quiet();
     let bits = 0;
     for (const instruction of instructions) bits |= ALLOW[instruction];
     const monitored = (this.read(VIEW_ALLOWED) & ~bits & ALLOW_MWAIT) !== 0;
@@ -123,6 +127,7 @@ export class SoftView implements View {
   }
   setShadowStack(on: boolean): void {
     if (this.id === 0) throw new RangeError('the untrusted view has no shadow stack');
+    this.quiet();
     this.word(VIEW_SHADOW_STACK, on ? 1 : 0);
     this.changed();
   }
@@ -144,6 +149,8 @@ export class ViewTable {
   constructor(
     private readonly space: Space,
     private readonly pageByAddress: (address: number) => HostPage,
+    /** Called before a change that CPUs in other threads must not see half done. */
+    private readonly quiet: () => void,
   ) {}
 
   create(name: string): SoftView {
@@ -159,6 +166,7 @@ export class ViewTable {
       (asker, count) => this.place(asker, count),
       () => this.monitorEnded(),
       this.pageByAddress,
+      this.quiet,
     );
     this.slots[slot] = view;
     return view;

@@ -6,19 +6,19 @@
 // page descriptors and blocks and is only ever emptied as a whole, when it is full.
 import { decode, DECODED, DECODED_END, NEEDS_MORE } from './decode';
 import { faultCode } from './events';
-import { ENTRY_FLAGS, entryIn, fetchHost, fetchOrRefuse, purgeWrites, tlb } from './memory';
+import { ENTRY_FLAGS, entryIn, fetchHost, fetchOrRefuse, tlb } from './memory';
 import { H_END, H_RELOOKUP } from './generated/handlers';
 import { FLAG_EFFECT, FUSION_INDEX, FUSION_PAIRS, QUIET } from './generated/tables';
 import {
-  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_PAGES, CODE_POOL, CUR_OP, FRAME_CODE, GLOBAL_EPOCH, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
+  CODE_AREA, CODE_AREA_SIZE, CODE_EPOCH, CODE_PAGES, CODE_POOL, CUR_OP, FRAME_CODE, FRAME_CODE_SETTLED, GLOBAL_EPOCH, MODE, PAGE_BASE, RIP, SEG_BASE, SEG_LIMIT, STAT_BLOCKS,
   STAT_PAGE_DROPS,
   STAT_POOL_DROPS, STAT_RECORDS,
 } from './layout';
 import { ENTRY_GLOBAL, pageHash, setBit } from './paging';
 import { OP_HANDLER, OP_LEFT, OP_LENGTH, OP_OFFSET, RECORD_SIZE } from './record';
 import { shadowStackOn } from './shadow-stack';
-import { frames } from './shared';
 import { cpu } from './state';
+import { noticeWrites } from './together';
 
 const MAX_RECORDS: u32 = 64;
 
@@ -69,7 +69,6 @@ let jumps: usize = 0;
 
 /** What an entry of the jump cache depends on besides the address: translations, privilege and mode of code. */
 export function codeKey(): u32 {
-  if (jumps == 0) attachArea();
   return (load<u32>(cpu, CODE_EPOCH) << 2) | load<u32>(cpu, MODE);
 }
 
@@ -92,7 +91,8 @@ export function codeBase(): u64 {
   return load<u32>(cpu, MODE) == 2 ? 0 : load<u64>(cpu + 8, SEG_BASE);
 }
 
-function attachArea(): void {
+/** Called once, before anything else of this file. */
+export function attachArea(): void {
   jumps = load<u32>(cpu, CODE_AREA) + AT_JUMPS;
   if (load<u32>(cpu, CODE_POOL) == 0) reset();
 }
@@ -136,8 +136,8 @@ export function lookup(rip: u64, patch: usize): usize {
   const head = page + PAGE_BLOCKS + ((offset >> 6) << 2);
   let block = find(head, offset, kind, la);
   if (block == 0) {
+    markCode(host - offset);
     block = decodeBlock(la, host, mode, kind);
-    markCode(page);
     store<u32>(block, load<u32>(head), BLOCK_NEXT);
     store<u32>(head, <u32>block);
   }
@@ -217,12 +217,9 @@ function descriptor(page: usize): usize {
   return found;
 }
 
-/** From now on writes to the page are noticed. */
+/** From now on writes to the page of linear memory are noticed. Before its bytes are read: a write between would go unseen. */
 function markCode(page: usize): void {
-  const address: usize = load<u32>(page);
-  const frame = frames + (address >>> 12);
-  if (atomic.or<u8>(frame, <u8>FRAME_CODE) & FRAME_CODE) return;
-  purgeWrites(address);
+  noticeWrites(page, FRAME_CODE, FRAME_CODE_SETTLED);
 }
 
 function endRecord(op: usize, offset: u32): void {
@@ -268,7 +265,6 @@ function decodeBlock(la: u64, host: usize, mode: u32, kind: u32): usize {
   fuse(records, count);
   if (load<u8>(block, BLOCK_MODE) & STRADDLES) {
     const second = descriptor(fetchHost((la & ~0xfff) + 0x1000));
-    markCode(second);
     store<u32>(block, load<u32>(second), BLOCK_SECOND);
     store<u32>(block, load<u32>(second, PAGE_STRADDLERS), BLOCK_NEXT_STRADDLER);
     store<u32>(second, <u32>block, PAGE_STRADDLERS);
@@ -319,8 +315,10 @@ function fusePair(op: usize): bool {
 function decodeStraddler(op: usize, la: u64, host: usize, mode: u32): u32 {
   const bytes: usize = load<u32>(cpu, CODE_AREA) + AT_BYTES;
   const here = 0x1000 - (<u32>host & 0xfff);
+  const second = fetchHost(la + here);
+  markCode(second);
   memory.copy(bytes, host, here);
-  memory.copy(bytes + here, fetchHost(la + here), 15);
+  memory.copy(bytes + here, second, 15);
   return decode(op, bytes, 15, <u32>host & 0xfff, mode);
 }
 
@@ -328,7 +326,6 @@ function decodeStraddler(op: usize, la: u64, host: usize, mode: u32): u32 {
 
 /** Drops the decoded code of a page of linear memory on this CPU: its records become RELOOKUP. */
 export function codeWritten(page: usize): void {
-  if (jumps == 0) return;
   let found: usize = load<u32>(load<u32>(cpu, CODE_AREA) + AT_HEADS + (((page >>> 12) & (PAGE_HEADS - 1)) << 2));
   while (found != 0 && load<u32>(found) != page) found = load<u32>(found, PAGE_CHAIN);
   if (found == 0) return;
@@ -359,7 +356,6 @@ function dropBlock(block: usize): void {
 
 /** Drops all decoded code of this CPU. Only where no record is in use. */
 export function dropAllCode(): void {
-  if (jumps == 0) return;
   store<u32>(cpu, load<u32>(cpu, STAT_POOL_DROPS) + 1, STAT_POOL_DROPS);
   reset();
 }

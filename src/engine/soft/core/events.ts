@@ -11,8 +11,9 @@ import { deliver } from './deliver';
 import { disarm } from './monitor';
 import { selectArray, refreshView } from './views';
 import { instructionsNow, run, settle } from './run';
+import { beginRun, endRun, serveRequests } from './together';
 import {
-  BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK,
+  BUDGET, CR2, CUR_OP, DELIVERING, DELIVERY, DR, DROPPED, DROPPED_ALL, DROPPED_MAX, EVENT_ASKED, EVENT_DROP, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK,
   EVENT_NMI, EVENT_STEP, EVENT_STEPPED, EVENT_TRAP, EVENT_TYPE_EXCEPTION, EVENT_TYPE_FAULT, EVENT_TYPE_INTERRUPT, EVENT_TYPE_NMI,
   EVENT_TYPE_NONE, EVENT_TYPE_SOFTWARE, EVENT_VIEWS, EVENT_WINDOW, EVENTS, EXIT_BUDGET, EXIT_CODE, EXIT_EVENT, EXIT_FETCH,
   EXIT_KICK, EXIT_LINEAR, EXIT_SHUTDOWN, EXIT_TYPE, EXIT_VECTOR, EXIT_WINDOW, EXTERNAL, FORCED_ADDRESS, FORCED_CODE, FORCED_TYPE,
@@ -78,6 +79,7 @@ export function currentRipOrNext(): u64 {
 
 /** Executes from the architectural state until an exit; the host catches what it throws and calls `unwound`. */
 export function resume(): i32 {
+  beginRun();
   if (load<u32>(cpu, MWAIT_STATE) != 0) disarm(); // the wait is over
   setFlags(load<u64>(cpu, RFLAGS));
   flagsChanged();
@@ -93,6 +95,7 @@ export function carryOn(): i32 {
     if (code != EXIT_BUDGET) afterStep();
   }
   store<u64>(cpu, getFlags(), RFLAGS);
+  endRun();
   return code;
 }
 
@@ -113,7 +116,10 @@ export function unwound(): i32 {
   } else updateStep();
   settle(); // COUNT includes the delivery
   if (code == 0 && load<i64>(cpu, BUDGET) <= 0) code = EXIT_BUDGET;
-  if (code != 0) store<u64>(cpu, getFlags(), RFLAGS);
+  if (code != 0) {
+    store<u64>(cpu, getFlags(), RFLAGS);
+    endRun();
+  }
   return code;
 }
 
@@ -190,6 +196,7 @@ function clearEvent(bit: u32): void { if (load<u32>(cpu, EVENTS) & bit) atomic.a
 export function pollEvents(): i32 {
   store<u32>(cpu, 0, CUR_OP);
   const events = atomic.load<u32>(cpu + EVENTS);
+  if (events & EVENT_ASKED) serveRequests();
   if (events & EVENT_DROP) dropQueued();
   if (events & EVENT_VIEWS) {
     clearEvent(EVENT_VIEWS);
@@ -351,7 +358,12 @@ export function beginShadow(debug: bool): void {
 /** Drops decoded code that other CPUs or the host have overwritten. */
 function dropQueued(): void {
   clearEvent(EVENT_DROP);
-  const count = atomic.xchg<u32>(cpu + DROPPED_COUNT, 0);
-  if (count > <u32>DROPPED_MAX) dropAllCode();
-  else for (let i: u32 = 0; i < count; i++) codeWritten(load<u32>(cpu + (i << 2), DROPPED));
+  for (let i: u32 = 0; i < <u32>DROPPED_MAX; i++) {
+    const at = cpu + DROPPED + (i << 2);
+    if (load<u32>(at) != 0) codeWritten(atomic.xchg<u32>(at, 0));
+  }
+  if (load<u32>(cpu, DROPPED_ALL) != 0) {
+    atomic.store<u32>(cpu + DROPPED_ALL, 0);
+    dropAllCode();
+  }
 }

@@ -1,5 +1,6 @@
 // What the host side calls, besides the vector unit's functions. None of these may be called while run() executes on the same CPU.
 import { cpu } from './state';
+import { attachArea } from './blocks';
 import { attach as bind, ram, ramSize } from './shared';
 import { storeDebug } from './control';
 import { updateStep, updateWaiting } from './events';
@@ -13,10 +14,10 @@ import { INJECTED, NMI_PENDING, RFLAGS, WINDOW_WANTED } from './layout';
 export { carryOn, resume, unwound } from './events';
 export { enterView } from './views';
 
-/** Binds this instance to its CPU's state block. Called once, with VIEW and the system registers set. */
+/** Binds this instance to its CPU's state block. Called once. The first instance of a CPU then needs `systemChanged`, with VIEW and the system registers set. */
 export function attach(block: usize): void {
   bind(block);
-  systemChanged();
+  attachArea();
 }
 
 /** After the host wrote system registers: everything derived from them is made anew. */

@@ -3,7 +3,7 @@
 import * as H from './generated/integer';
 import { linear, offsetOf } from './address';
 import { GPR, MODE, RFLAGS } from './layout';
-import { replace } from './atomics';
+import { foundHigh, foundLow, replace, replace16 } from './atomics';
 import { bitTest, bitTestMemory } from './bits';
 import { fault, faultCode } from './events';
 import {
@@ -18,7 +18,7 @@ import {
 } from './operands';
 import { rmw64, wr64 } from './memory';
 import { execStack } from './pushpop';
-import { ea, OP_A, OP_ASIZE, OP_B, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SEG, OP_SIZE, PREFIX_66, PREFIX_REXW } from './record';
+import { ea, OP_A, OP_ASIZE, OP_B, OP_CODE, OP_IMM, OP_MOD, OP_PREFIX, OP_REG, OP_SEG, OP_SIZE, PREFIX_66, PREFIX_LOCK, PREFIX_REXW } from './record';
 import { rotateOrShift, shiftDouble } from './shifts';
 import { cpu } from './state';
 
@@ -428,15 +428,24 @@ function compareExchange8(op: usize): void {
   }
 }
 
-/** CMPXCHG16B. Not atomic between threads: WebAssembly has no 128-bit atomics. */
 function compareExchange16(op: usize): void {
   const la = ea(op);
   if (la & 15) faultCode(13, 0);
-  const low = rmw64(la);
-  const high = rmw64(la + 8);
-  const equal = low == load<u64>(cpu, RAX) && high == load<u64>(cpu, RDX);
-  wr64(la, equal ? load<u64>(cpu, RBX) : low);
-  wr64(la + 8, equal ? load<u64>(cpu, RCX) : high);
+  let low = rmw64(la);
+  let high = rmw64(la + 8);
+  const expectedLow = load<u64>(cpu, RAX);
+  const expectedHigh = load<u64>(cpu, RDX);
+  const locked = (load<u16>(op, OP_PREFIX) & PREFIX_LOCK) != 0;
+  const done = replace16(la, locked, expectedLow, expectedHigh, load<u64>(cpu, RBX), load<u64>(cpu, RCX));
+  if (done) {
+    low = foundLow;
+    high = foundHigh;
+  }
+  const equal = low == expectedLow && high == expectedHigh;
+  if (!done) {
+    wr64(la, equal ? load<u64>(cpu, RBX) : low);
+    wr64(la + 8, equal ? load<u64>(cpu, RCX) : high);
+  }
   if (!equal) {
     store<u64>(cpu, low, RAX);
     store<u64>(cpu, high, RDX);

@@ -31,6 +31,11 @@ export const STAT_RECORDS = 0x154;
 export const STAT_PAGE_DROPS = 0x158; // pages of decoded code dropped by writes
 export const STAT_POOL_DROPS = 0x15c; // times that all decoded code was dropped, the pool being full
 
+export const RUNNING = 0x160; // u32, 1 while a thread executes this CPU; kept only where threads are (together.ts), and likewise below
+export const ASKED = 0x164; // u32, requests to this CPU so far; from any thread
+export const ANSWERED = 0x168; // u32, those that it has answered
+export const PURGE_WANTED = 0x16c; // u32, 1 = the next answer purges translations for writing; from any thread
+
 // 0x200..0x5ff: system state
 export const SEG_BASE = 0x200; // 8 x u64 in order ES CS SS DS FS GS TR LDTR
 export const SEG_LIMIT = 0x240; // 8 x u32
@@ -95,8 +100,8 @@ export const SPEC_CTRL = 0x400;
 export const DEBUGCTL = 0x408;
 export const XCR0 = 0x410;
 export const EXTERNAL = 0x418; // u32, EXT bit of error codes: 1 while an event that no instruction asked for is delivered
-export const DROPPED_COUNT = 0x41c; // u32, pages written by others whose decoded code must go; above DROPPED_MAX: all code
-export const DROPPED = 0x420; // 32 x u32
+export const DROPPED_ALL = 0x41c; // u32, 1 = DROPPED was full: all decoded code must go
+export const DROPPED = 0x420; // 32 x u32, pages written by others whose decoded code must go; 0 = free
 export const DROPPED_MAX = 32;
 export const SHADOW_COUNT = 0x4b8; // u64, instructions completed as the shadow began: while no more are, it holds
 export const GLOBAL_EPOCH = 0x4c4; // u32, like CODE_EPOCH for global pages: a change of address space keeps it
@@ -194,6 +199,7 @@ export const EVENT_WINDOW = 64;
 export const EVENT_DROP = 128; // DROPPED
 export const EVENT_STEPPED = 512; // the one instruction of EVENT_STEP has begun; set and cleared by run.ts
 export const EVENT_VIEWS = 256; // some view changed: check generations
+export const EVENT_ASKED = 1024; // another CPU waits for an answer
 
 // Page table of linear memory: one byte a page at SHARED_FRAMES
 export const FRAME_CODE = 1; // has decoded code
@@ -202,6 +208,8 @@ export const FRAME_NO_WRITE = 4;
 export const FRAME_NO_EXECUTE = 8;
 export const FRAME_MONITORED = 16; // MONITOR was used there
 export const FRAME_NOTICED = 17; // FRAME_CODE | FRAME_MONITORED: every write is looked at
+export const FRAME_CODE_SETTLED = 32; // every CPU knows of FRAME_CODE; only where threads are, and likewise
+export const FRAME_MONITORED_SETTLED = 64;
 
 // The block shared by all CPUs
 export const SHARED_RAM = 0; // u32, address of guest physical address 0
@@ -209,7 +217,10 @@ export const SHARED_RAM_SIZE = 4; // u32, bytes
 export const SHARED_FRAMES = 8; // u32
 export const SHARED_CPU_COUNT = 12; // u32
 export const SHARED_CLOCK = 16; // u32: 0 = host clock, 1 = instructions
+export const SHARED_PARALLEL = 20; // u32, 1 = CPUs may run at the same time
 export const SHARED_RANDOM = 24; // u64, state of the seeded generator (deterministic clock)
+export const SHARED_LOCK = 32; // u32, CPU index + 1 of who may ask the others, 0 = nobody
+export const SHARED_STOPPED = 36; // u32, 1 = CPUs that answered wait
 export const SHARED_CPUS = 64; // u32 a CPU
 
 // A view descriptor

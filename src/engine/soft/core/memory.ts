@@ -18,7 +18,7 @@ import { lineStored } from './monitor';
 import { ACCESS_FETCH, ACCESS_READ, ACCESS_WRITE, fill, fillFetch, isCanonical } from './paging';
 import { canonicalFault, fetchExit } from './events';
 import {
-  DROPPED, DROPPED_COUNT, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, FRAME_MONITORED, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
+  DROPPED, DROPPED_ALL, DROPPED_MAX, EVENT_DROP, EVENTS, FRAME_CODE, FRAME_CODE_SETTLED, FRAME_MONITORED, FRAME_NOTICED, SET_HEADER, SHARED_CPU_COUNT, SHARED_CPUS, TLB, TLB_ARRAY_SIZE,
   TLB_ENTRIES, TLB_ENTRY_SIZE, TLB_SET_SIZE, TLB_SETS, TLB_SETS_AT, TLB_SYS,
 } from './layout';
 
@@ -361,7 +361,7 @@ function hostAddressSlow(la: u64, write: bool): usize {
 export function dropCode(page: usize): void {
   codeWritten(page);
   const frame = frames + (page >>> 12);
-  atomic.and<u8>(frame, <u8>~FRAME_CODE);
+  atomic.and<u8>(frame, <u8>~(FRAME_CODE | FRAME_CODE_SETTLED));
   const count = load<u32>(shared, SHARED_CPU_COUNT);
   for (let i: u32 = 0; i < count; i++) {
     const other: usize = load<u32>(shared + (i << 2), SHARED_CPUS);
@@ -371,18 +371,29 @@ export function dropCode(page: usize): void {
 
 /** Tells another CPU that a page's code is stale. */
 function queueDrop(other: usize, page: usize): void {
-  const slot = atomic.add<u32>(other + DROPPED_COUNT, 1);
-  if (slot < <u32>DROPPED_MAX) store<u32>(other + DROPPED + (slot << 2), <u32>page);
+  let slot: u32 = 0;
+  while (slot < <u32>DROPPED_MAX && atomic.cmpxchg<u32>(other + DROPPED + (slot << 2), 0, <u32>page) != 0) slot++;
+  if (slot == <u32>DROPPED_MAX) atomic.store<u32>(other + DROPPED_ALL, 1);
   atomic.or<u32>(other + EVENTS, EVENT_DROP);
 }
 
-/** Called when a page of linear memory got a bit of FRAME_NOTICED: no CPU may write there unnoticed any more. */
-export function purgeWrites(page: usize): void {
+/** No translation leads a write to the page of linear memory at `page` any more: of this CPU, or with `everyCpu` of all, none of which is running. */
+export function purgeWrites(page: usize, everyCpu: bool): void {
+  if (!everyCpu) {
+    purge(cpu, page);
+    return;
+  }
   const count = load<u32>(shared, SHARED_CPU_COUNT);
-  for (let i: u32 = 0; i < count; i++) purgeWritesOf(load<u32>(shared + (i << 2), SHARED_CPUS), page);
+  for (let i: u32 = 0; i < count; i++) purge(load<u32>(shared + (i << 2), SHARED_CPUS), page);
 }
 
-function purgeWritesOf(block: usize, page: usize): void {
+/** The same for this CPU and all pages with a bit of FRAME_NOTICED. */
+export function purgeNoticed(): void {
+  purge(cpu, 0);
+}
+
+/** `page` 0: all noticed ones. */
+function purge(block: usize, page: usize): void {
   let set = block + TLB_SETS_AT;
   for (let s = 0; s < TLB_SETS; s++, set += TLB_SET_SIZE) {
     if (load<u32>(set) == 0) continue; // never used
@@ -391,7 +402,8 @@ function purgeWritesOf(block: usize, page: usize): void {
     for (; e < end; e += TLB_ENTRY_SIZE) {
       const tag = load<u64>(e, WRITE_TAG);
       if (tag & 0xfff) continue;
-      if (<usize>load<u32>(e, ADDEND) + <usize>tag == page) store<u64>(e, u64.MAX_VALUE, WRITE_TAG);
+      const to = <usize>load<u32>(e, ADDEND) + <usize>tag;
+      if (page != 0 ? to == page : (load<u8>(frames + (to >>> 12)) & FRAME_NOTICED) != 0) store<u64>(e, u64.MAX_VALUE, WRITE_TAG);
     }
   }
 }

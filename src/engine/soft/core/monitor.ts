@@ -8,12 +8,13 @@
 // is not.
 import { cpu } from './state';
 import { fault, faultCode } from './events';
-import { purgeWrites, readableAddress } from './memory';
+import { readableAddress } from './memory';
 import { watched } from './mmio';
-import { frames, shared } from './shared';
+import { shared } from './shared';
+import { noticeWrites } from './together';
 import {
   ALLOW_MWAIT, CPL, EVENT_FORCED, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_TRAP, EVENTS, EXIT_EXTENSIONS, EXIT_MWAIT, EXIT_PORT,
-  EXIT_VALUE, FRAME_MONITORED, GPR, MONITOR_LINE, MONITOR_LINE_SIZE, MWAIT_STATE, MWAIT_WAITS, MWAIT_WITHHELD, RFLAGS, SHARED_CPU_COUNT,
+  EXIT_VALUE, FRAME_MONITORED, FRAME_MONITORED_SETTLED, GPR, MONITOR_LINE, MONITOR_LINE_SIZE, MWAIT_STATE, MWAIT_WAITS, MWAIT_WITHHELD, RFLAGS, SHARED_CPU_COUNT,
   SHARED_CPUS, VIEW, VIEW_ALLOWED, VIEW_ID,
 } from './layout';
 
@@ -52,8 +53,7 @@ export function monitorLine(la: u64): void {
     disarm();
     return;
   }
-  const frame = frames + (host >>> 12);
-  if (!(load<u8>(frame) & FRAME_MONITORED) && !(atomic.or<u8>(frame, <u8>FRAME_MONITORED) & FRAME_MONITORED)) purgeWrites(host & ~0xfff);
+  noticeWrites(host & ~0xfff, FRAME_MONITORED, FRAME_MONITORED_SETTLED);
   // Locked, so that what the guest reads next is read after every CPU can see it.
   atomic.store<u32>(cpu + MONITOR_LINE, <u32>host & ~(MONITOR_LINE_SIZE - 1));
 }

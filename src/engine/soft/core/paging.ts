@@ -69,11 +69,11 @@ function entryHost(gpa: u64): usize {
 }
 
 /** Sets A or D bits; false if another CPU changed the entry meanwhile, then the walk starts again. */
-function mark(host: usize, entry: u64, bits: u64): bool {
+function mark(host: usize, entry: u64, bits: u64, wide: bool): bool {
   const frame = load<u8>(frames + (host >>> 12));
   if ((entry & bits) == bits || frame & FRAME_NO_WRITE) return true;
-  if (atomic.cmpxchg<u64>(host, entry, entry | bits) != entry) return false;
-  if (frame & FRAME_MONITORED) lineStored(host, 8);
+  if (wide ? atomic.cmpxchg<u64>(host, entry, entry | bits) != entry : atomic.cmpxchg<u32>(host, <u32>entry, <u32>(entry | bits)) != <u32>entry) return false;
+  if (frame & FRAME_MONITORED) lineStored(host, wide ? 8 : 4);
   return true;
 }
 
@@ -117,7 +117,7 @@ function walkWide(la: u64, access: u32, kind: u32, commit: bool): i32 {
     }
     const leaf = shift == 12 || (entry & PS) != 0;
     if (!leaf) {
-      if (commit && !pointer && !mark(host, entry, A)) return -2;
+      if (commit && !pointer && !mark(host, entry, A, true)) return -2;
       table = entry & ADDRESS_MASK;
       shift -= 9;
       continue;
@@ -146,7 +146,7 @@ function walkNarrow(la: u64, access: u32, kind: u32, commit: bool): i32 {
     walkGpa = <u64>(upper & 0xffc00000) | (<u64>((upper >> 13) & 0xff) << 32) | (la & 0x3fffff);
     return finish(directory, upper, upper & (RW | US), access, kind, code, commit, false);
   }
-  if (commit && !(upper & <u32>A)) atomic.or<u32>(directory, <u32>A);
+  if (commit && !mark(directory, upper, A, false)) return -2;
   const host = entryHost(<u64>(upper & 0xfffff000) + (((la >> 12) & 0x3ff) << 2));
   if (host == 0) return code;
   const entry = load<u32>(host);
@@ -173,9 +173,7 @@ function finish(host: usize, entry: u64, rights: u64, access: u32, kind: u32, co
   const bits = A | (access == ACCESS_WRITE ? D : 0);
   dirty = ((entry | bits) & D) != 0;
   if (commit) {
-    if (wide) {
-      if (!mark(host, entry, bits)) return -2;
-    } else if ((entry & bits) != bits && !(load<u8>(frames + (host >>> 12)) & FRAME_NO_WRITE)) atomic.or<u32>(host, <u32>bits);
+    if (!mark(host, entry, bits, wide)) return -2;
     if (load<u8>(frames + (host >>> 12)) & FRAME_NO_WRITE) dirty = true;
   }
   return -1;

@@ -20,6 +20,7 @@ import {
 } from './segments';
 import { pop, push, stackPointer, useCurrentStack } from './stack';
 import { loadLdt } from './tasks';
+import { serialize } from './together';
 import { flushPage, selectArray } from './views';
 import {
   CPL, CR4, EXIT_HALT, EXIT_MSR, EXIT_PORT, EXIT_WRITE, GDTR_BASE, GDTR_LIMIT, GPR, IDTR_BASE,
@@ -48,12 +49,17 @@ export function execSystem(op: usize): i32 {
     case STI: setInterruptFlag(true); break;
     case SYSCALL: syscall(); break;
     case SYSRET: sysret(load<u16>(op, OP_PREFIX)); break;
-    case IRET: interruptReturn(load<u8>(op, OP_SIZE)); break;
+    case IRET:
+      serialize();
+      interruptReturn(load<u8>(op, OP_SIZE));
+      break;
     case SWAPGS: swapGs(); break;
     case STAC: setAccessCheck(true); break;
     case CLAC: setAccessCheck(false); break;
     case RDMSR: return readModelSpecific();
-    case WRMSR: return writeModelSpecific();
+    case WRMSR:
+      serialize();
+      return writeModelSpecific();
     case RDTSC: readTime(); break;
     case RDTSCP:
       readTime();
@@ -63,6 +69,7 @@ export function execSystem(op: usize): i32 {
     case WRBASE: writeBase(op); break;
     case MOV_C_R:
       requireControl(op);
+      serialize();
       writeControl(load<u8>(op, OP_REG), native(gpr(load<u8>(op, OP_RM))));
       break;
     case MOV_R_C:
@@ -71,6 +78,7 @@ export function execSystem(op: usize): i32 {
       break;
     case MOV_D_R:
       requireSupervisor();
+      serialize();
       writeDebug(load<u8>(op, OP_REG), native(gpr(load<u8>(op, OP_RM))));
       break;
     case MOV_R_D:
@@ -79,13 +87,18 @@ export function execSystem(op: usize): i32 {
       break;
     case INVLPG:
       requireSupervisor();
+      serialize();
       flushPage(ea(op));
       break;
-    case INVPCID: invalidate(op); break;
+    case INVPCID:
+      serialize();
+      invalidate(op);
+      break;
     case HLT:
       requireSupervisor();
       return EXIT_HALT;
     case CPUID:
+      serialize();
       cpuid(load<u32>(cpu, GPR), load<u32>(cpu, GPR + 8));
       store<u64>(cpu, eax, GPR);
       store<u64>(cpu, ecx, GPR + 8);
@@ -115,8 +128,14 @@ export function execSystem(op: usize): i32 {
     case SYSEXIT: sysexit(load<u16>(op, OP_PREFIX)); break;
     case SGDT: storeTable(op, load<u64>(cpu, GDTR_BASE), load<u32>(cpu, GDTR_LIMIT)); break;
     case SIDT: storeTable(op, load<u64>(cpu, IDTR_BASE), load<u32>(cpu, IDTR_LIMIT)); break;
-    case LGDT: loadTable(op, GDTR_BASE, GDTR_LIMIT); break;
-    case LIDT: loadTable(op, IDTR_BASE, IDTR_LIMIT); break;
+    case LGDT:
+      serialize();
+      loadTable(op, GDTR_BASE, GDTR_LIMIT);
+      break;
+    case LIDT:
+      serialize();
+      loadTable(op, IDTR_BASE, IDTR_LIMIT);
+      break;
     case SLDT:
       requireProtected();
       storeSelector(op, segSelector(LDTR), true);
@@ -144,7 +163,10 @@ export function execSystem(op: usize): i32 {
       requireSupervisor();
       clearTaskSwitched();
       break;
-    case WBINVD: requireSupervisor(); break;
+    case WBINVD:
+      requireSupervisor();
+      serialize();
+      break;
     case XGETBV: getExtended(); break;
     case XSETBV: setExtended(); break;
     case RDRAND: random(op); break;
