@@ -53,12 +53,17 @@ function linkTree(from: string, to: string, kbuild: string, except: readonly str
 }
 
 /**
- * Builds `source`, a .c file, for kernel `release`. Gives the module's bytes, without debug information.
- * Throws UserError with the compiler's message when it does not compile, and when make, gcc or a header package is missing.
+ * Builds `sources`, a .c file for each module, for kernel `release`; they may call what the others export. Gives the modules' bytes, without debug
+ * information. Throws UserError with the compiler's message when one does not compile, and when make, gcc or a header package is missing.
  */
-export async function buildCModule(source: string, release: string, progress: Progress): Promise<{ name: string; image: Uint8Array }> {
-  const name = /^([A-Za-z][\w-]*)\.c$/.exec(basename(source))?.[1];
-  if (name === undefined) throw new UserError(`${source}: expected a name of letters, digits, - and _ that ends in .c`, 'rename the file');
+export async function buildCModules(
+  sources: readonly string[],
+  release: string,
+  progress: Progress,
+): Promise<{ name: string; image: Uint8Array }[]> {
+  const modules = sources.map((source) => ({ source, folder: resolve(dirname(source)), name: moduleName(source) }));
+  const twice = modules.find(({ name }, index) => modules.findIndex((other) => other.name === name) < index);
+  if (twice) throw new UserError(`${twice.source}: another source makes a module ${twice.name} too`, 'rename one of the files');
   for (const tool of ['make', 'gcc', 'strip']) {
     if (!isOnPath(tool))
       throw new UserError(`${tool} is not installed; building a C module needs it`, 'apt-get install make gcc', 'failed');
@@ -66,8 +71,7 @@ export async function buildCModule(source: string, release: string, progress: Pr
   const headers = await fetchHeaders(release, progress);
   const work = mkdtempSync(join(tmpdir(), 'portcullis-module-'));
   try {
-    const folder = resolve(dirname(source));
-    for (const path of [work, folder]) {
+    for (const path of [work, ...modules.map(({ folder }) => folder)]) {
       if (/[^\w./+~-]/.test(path))
         throw new UserError(`make cannot work with the path ${path}`, 'use a folder without spaces and special characters');
     }
@@ -76,21 +80,35 @@ export async function buildCModule(source: string, release: string, progress: Pr
     linkTree(headers.common, common, headers.kbuild);
     linkTree(headers.build, build, headers.kbuild, ['Makefile']);
     writeFileSync(join(build, 'Makefile'), `include ${common}/Makefile\n`);
-    const module = join(work, 'module');
-    mkdirSync(module);
-    writeFileSync(join(module, 'Kbuild'), `obj-m := ${name}.o\nccflags-y := -I${folder}\n`);
-    writeFileSync(join(module, `${name}.c`), readFileSync(source));
-    progress({ text: `compiling ${name}.c for ${release}` });
+    const folder = join(work, 'module');
+    mkdirSync(folder);
+    const flags = modules.map(({ name, folder }) => `CFLAGS_${name}.o := -I${folder}\n`);
+    writeFileSync(join(folder, 'Kbuild'), `obj-m := ${modules.map(({ name }) => `${name}.o`).join(' ')}\n${flags.join('')}`);
+    for (const { name, source } of modules) writeFileSync(join(folder, `${name}.c`), readFileSync(source));
+    progress({ text: `compiling ${modules.map(({ name }) => `${name}.c`).join(' ')} for ${release}` });
     // The kernel's own compiler where it is there; another one differs in a warning at most.
     const compiler = /gcc-\d+/.exec(readText(join(headers.build, '.kernelvariables')))?.[0];
     const variables = compiler !== undefined && !isOnPath(compiler) ? ['CC=gcc'] : [];
-    await tool('make', ['--no-print-directory', '-C', build, `M=${module}`, ...variables, 'modules'], source, module);
-    const output = join(module, `${name}.ko`);
-    await tool('strip', ['--strip-debug', output], source, module);
-    return { name, image: readFileSync(output) };
+    const about = sources.join(', ');
+    await tool('make', ['--no-print-directory', '-C', build, `M=${folder}`, ...variables, 'modules'], about, folder);
+    const outputs = modules.map(({ name }) => join(folder, `${name}.ko`));
+    await tool('strip', ['--strip-debug', ...outputs], about, folder);
+    return modules.map(({ name }, index) => ({ name, image: readFileSync(outputs[index]) }));
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
+}
+
+/** Builds one module: see `buildCModules`. */
+export async function buildCModule(source: string, release: string, progress: Progress): Promise<{ name: string; image: Uint8Array }> {
+  const [module] = await buildCModules([source], release, progress);
+  return module;
+}
+
+function moduleName(source: string): string {
+  const name = /^([A-Za-z][\w-]*)\.c$/.exec(basename(source))?.[1];
+  if (name === undefined) throw new UserError(`${source}: expected a name of letters, digits, - and _ that ends in .c`, 'rename the file');
+  return name;
 }
 
 function tool(file: string, args: string[], source: string, folder: string): Promise<void> {
