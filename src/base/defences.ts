@@ -31,7 +31,7 @@ export const DEFENCES = {
   // Gates (src/monitor/monitor.ts)
   'gate-privilege-level': 'a gate is used at CPL 0',
   'gate-page-frame': 'a gate is entered through the frame that held it when the module was loaded',
-  'init-first': 'a module is entered first at its init function',
+  'init-first': 'a module is entered first at its init function, or at setters of its parameters',
   'init-once': 'the init function runs once',
   'init-gone': 'init code is not entered after init',
   'call-target': "a call by pointer leads to kernel addresses outside the module's own",

@@ -12,6 +12,7 @@ import { HEAP_HEADER, HEAP_SECTION } from '../policy/private-memory.ts';
 import { applyAlternatives } from './alternatives.ts';
 import { classify, type Decision, describeSite, fieldWidth, type OwnFunction } from './classify.ts';
 import { frozenCode } from './frozen.ts';
+import { parameterSetters } from './parameters.ts';
 import { Problems } from './problems.ts';
 import { DROPPED_SECTIONS, isPrivate, privateObstacle, THIS_MODULE_SECTION, THUNK_SECTION } from './section-rules.ts';
 
@@ -38,6 +39,8 @@ export interface Analysis {
   edits: Edit[];
   /** Own functions whose address escapes, each once, in the order met. */
   entries: OwnFunction[];
+  /** Those of `entries`, by first name, that the kernel calls before the init function. */
+  beforeInit: ReadonlySet<ElfSymbol>;
   /** Undefined symbols called. */
   calls: ElfSymbol[];
   /** Names of undefined symbols used as data or address, sorted. */
@@ -60,6 +63,7 @@ export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
   const analysis: Analysis = {
     edits: [],
     entries: [],
+    beforeInit: parameterSetters(object),
     calls: [],
     imports: [],
     registers: new Set(),

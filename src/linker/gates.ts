@@ -22,8 +22,15 @@ export interface GateTable {
   call(symbol: ElfSymbol): ElfSymbol;
 }
 
+export interface GatesWanted {
+  entries: Iterable<OwnFunction>;
+  /** Of `entries`, by first name: may be called before the init function. */
+  beforeInit: ReadonlySet<ElfSymbol>;
+  calls: Iterable<ElfSymbol>;
+}
+
 /** Adds the gate section with its symbols and relocations. `entries` and `calls` hold no duplicates; their order does not matter. */
-export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, calls: Iterable<ElfSymbol>): GateTable {
+export function addGates(object: ElfObject, { entries, beforeInit, calls }: GatesWanted): GateTable {
   const index = new Map(object.sections.map((section, position) => [section, position]));
   const at = (target: OwnFunction) => index.get(target.section) ?? 0;
   const sortedEntries = [...entries].sort((a, b) => at(a) - at(b) || a.offset - b.offset);
@@ -57,7 +64,13 @@ export function addGates(object: ElfObject, entries: Iterable<OwnFunction>, call
   for (const target of sortedEntries) {
     const [own] = target.names;
     const symbol = add(
-      { kind: 'entry', symbol: own.name, section: target.section.name, sectionOffset: target.offset },
+      {
+        kind: 'entry',
+        symbol: own.name,
+        section: target.section.name,
+        sectionOffset: target.offset,
+        ...(beforeInit.has(own) ? { beforeInit: true } : {}),
+      },
       `guard.in.${own.name}`,
       own,
     );

@@ -124,6 +124,27 @@ describe('escaping addresses', () => {
     expect(twins.map(({ sectionOffset }) => sectionOffset)).toEqual([first.value, second.value]);
   });
 
+  test('the setters of parameters may be entered before init, other functions may not', () => {
+    const tiny = new TinyModule();
+    const [set, get] = ['set', 'get'].map((name) => tiny.function(name, (code) => code.jump(tiny.kernel('__x86_return_thunk'))));
+    const operations = tiny.add('.rodata', FLAGS.rodata, new Uint8Array(16));
+    tiny.code(operations).emit(0, 0, 0, 0, 0, 0, 0, 0).pointer(set).pointer(get);
+    const place = tiny.symbol('', STT.section, operations, 0);
+    const parameters = tiny.add('__param', FLAGS.rodata, new Uint8Array(16));
+    tiny
+      .code(parameters)
+      .pointer(place, 16)
+      .emit(...new Array(16).fill(0));
+    tiny
+      .code(parameters)
+      .emit(...new Array(16).fill(0))
+      .pointer(tiny.kernel('param_ops_int'));
+    const { manifest } = link(tiny);
+    expect(manifest.gates.filter(({ beforeInit }) => beforeInit).map(({ symbol }) => symbol)).toEqual(['set']);
+    expect(manifest.gates.map(({ symbol }) => symbol)).toContain('get');
+    expect(parseManifest(JSON.stringify(manifest), 'test')).toEqual(manifest);
+  });
+
   test('init and cleanup of this_module', () => {
     const tiny = new TinyModule();
     const cleanup = tiny.function('cleanup_module', (code) => code.emit(0xcc));

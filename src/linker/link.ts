@@ -20,7 +20,7 @@ import { addThunks } from './thunks.ts';
 import { verifyLinked } from './verify.ts';
 
 /** Version of the linker, in every manifest. Raise it whenever the output for the same input changes. */
-export const LINKER_VERSION = 'portcullis-linker-1';
+export const LINKER_VERSION = 'portcullis-linker-2';
 const PAGE_SIZE = 4096;
 /** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
@@ -55,7 +55,7 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
   }
 
   const thunks = addThunks(object, analysis.registers);
-  const table = addGates(object, analysis.entries, analysis.calls);
+  const table = addGates(object, analysis);
   for (const section of analysis.privateSections) {
     padToPages(section, section.name === HEAP_SECTION ? policy.heap : undefined);
     if (section.name === HEAP_SECTION) writeHeapSize(section);

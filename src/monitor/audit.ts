@@ -5,13 +5,14 @@
 import { on } from '../base/defence-switch.ts';
 import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
 
+/** `unfinished`: crossings that will never end now, such as those of threads that died in the module. */
 export type AuditBody =
   | { event: 'module.registered'; module: string; image: string; granted: boolean; privileges: string[] }
   | { event: 'module.loaded'; module: string; instance: number; base: string; textPages: number; privatePages: number }
   | { event: 'module.live'; module: string; instance: number }
   | { event: 'module.refused'; module: string; reason: RefusalReason; detail: string }
   | { event: 'module.quarantined'; module: string; instance: number; reason: ViolationReason }
-  | { event: 'module.ended'; module: string; instance: number; reason: EndReason; crossings: number }
+  | { event: 'module.ended'; module: string; instance: number; reason: EndReason; crossings: number; unfinished: number }
   | { event: 'guard.violation'; module: string; instance: number; reason: ViolationReason; detail: string; cpu: number; count: number }
   | { event: 'privilege.attached'; module: string; instance: number; privilege: string }
   | { event: 'privilege.detached'; module: string; instance: number; privilege: string };

@@ -9,7 +9,7 @@ import { REG, REGISTER_COUNT, registerAddress, setRegisterAddress } from '../eng
 import type { Cpu, Engine, PendingEvent, Registers } from '../engine/contract.ts';
 import { NOT_RETURN } from './code-map.ts';
 import { FRAME, Frames } from './frames.ts';
-import { FPU } from './instance.ts';
+import { FPU, RETURNS } from './instance.ts';
 import type { Instance } from './instance.ts';
 import type { InstanceTable } from './instance-table.ts';
 import type { ViolationReason } from './reasons.ts';
@@ -128,7 +128,9 @@ export class Border {
     const back = stack.load(slot);
     if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN && on('own-return-address')) return 'return-address';
     if (instance.shadowStack && !this.shadows.takes(cpu, back, rsp)) return 'shadow-stack';
-    if (gate < 0 || instance.gateNoReturn[gate] === 0 || !on('no-frame-for-no-return')) {
+    const returns = gate < 0 || !on('no-frame-for-no-return') ? RETURNS.yes : instance.gateReturns[gate];
+    if (returns === RETURNS.endsThread) frames.dropStack(rsp + 8, stack.same);
+    if (returns === RETURNS.yes) {
       const frame = frames.push(FRAME.callOut, instance.instance, rsp + 8, back, gate, stack.same);
       const broken = this.seals.sealCall(frame, instance, back, rsp + 8, registerAddress(registers, REG.rbp));
       if (broken !== null) {

@@ -1,6 +1,7 @@
 /** Private memory, frames of blocked threads, and init memory (SECURITY.md, P7 and P8). */
 import { describe, expect, test } from 'vitest';
 import { PERMISSION, REG, setRegisterAddress } from '../engine/contract.ts';
+import { FRAME, Frames } from './frames.ts';
 import {
   CORE,
   G,
@@ -9,6 +10,7 @@ import {
   INIT,
   insideInner,
   KERNEL,
+  KERNEL_TEXT,
   live,
   registered,
   STACK,
@@ -83,6 +85,21 @@ describe('P8: frames', () => {
     guest.ret();
     expect(guest.inside()).toBe(false);
     expect(violations(guest)).toEqual(['no-frame']);
+  });
+
+  test('P8 the frames of a stack go with its thread, those of other stacks stay', () => {
+    const frames = new Frames(16);
+    const all = () => true;
+    for (const [instance, key] of [
+      [1, STACK_TOP - 0x80],
+      [2, STACK_TOP - 0x180],
+      [1, STACK_TOP - 0x280],
+      [1, STACK_TOP + 0x280],
+    ])
+      frames.push(FRAME.callIn, instance, key, KERNEL_TEXT, 0, all);
+    frames.dropStack(STACK_TOP - 0x280, all);
+    expect(frames.live).toBe(1);
+    expect(frames.find(FRAME.callIn, 1, STACK_TOP + 0x280)).toBeGreaterThanOrEqual(0);
   });
 
   test('P8 returning to an older frame ends the newer ones', () => {

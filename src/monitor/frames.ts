@@ -146,17 +146,33 @@ export class Frames {
     this.unlink(bucket, before, frame);
   }
 
-  /** Drops every frame of an instance. */
-  dropInstance(instance: number): void {
+  /** Drops every frame of the stack that holds `pointer`, whose thread ends. */
+  dropStack(pointer: number, same: SameStack): void {
+    const bucket = bucketOf(pointer);
+    const stack = stackOf(pointer);
+    let before = -1;
+    for (let frame = this.heads[bucket]; frame >= 0; ) {
+      const next = this.next[frame];
+      const key = this.key[frame];
+      if (stackOf(key) === stack && same(Math.min(key, pointer), Math.max(key, pointer))) this.unlink(bucket, before, frame);
+      else before = frame;
+      frame = next;
+    }
+  }
+
+  /** Drops every frame of an instance; gives how many it had. */
+  dropInstance(instance: number): number {
+    const before = this.live;
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      let before = -1;
+      let former = -1;
       for (let frame = this.heads[bucket]; frame >= 0; ) {
         const next = this.next[frame];
-        if (this.instance[frame] === instance) this.unlink(bucket, before, frame);
-        else before = frame;
+        if (this.instance[frame] === instance) this.unlink(bucket, former, frame);
+        else former = frame;
         frame = next;
       }
     }
+    return before - this.live;
   }
 
   private unlink(bucket: number, before: number, frame: number): void {

@@ -20,21 +20,27 @@ export type InstanceState = 'loading' | 'live' | 'quarantined' | 'ended';
 /** Gate kinds as numbers, for one typed array per instance. */
 export const GATE = { unused: 0, entry: 1, call: 2, return: 3, 're-entry': 4 } as const;
 
-/** Kernel functions that never return (Linux tools/objtool/noreturns.h): nothing may come back from them, so they leave no frame. */
-const NO_RETURN = new Set([
-  '__stack_chk_fail',
-  '__fortify_panic',
-  'fortify_panic',
-  'panic',
-  'do_exit',
-  'make_task_dead',
-  'kthread_exit',
-  'kthread_complete_and_exit',
-  '__module_put_and_kthread_exit',
-  'rewind_stack_and_make_dead',
-  'usercopy_abort',
-  'machine_real_restart',
-  '__ubsan_handle_builtin_unreachable',
+/** Whether a kernel function comes back: `never`, and so leaves no frame; or it ends the thread, and with it all that its stack stood for. */
+export const RETURNS = { yes: 0, never: 1, endsThread: 2 } as const;
+/** Kernel functions that never return (Linux tools/objtool/noreturns.h). */
+const NO_RETURN = new Map<string, number>([
+  ...[
+    '__stack_chk_fail',
+    '__fortify_panic',
+    'fortify_panic',
+    'panic',
+    'usercopy_abort',
+    'machine_real_restart',
+    '__ubsan_handle_builtin_unreachable',
+  ].map((symbol) => [symbol, RETURNS.never] as const),
+  ...[
+    'do_exit',
+    'make_task_dead',
+    'kthread_exit',
+    'kthread_complete_and_exit',
+    '__module_put_and_kthread_exit',
+    'rewind_stack_and_make_dead',
+  ].map((symbol) => [symbol, RETURNS.endsThread] as const),
 ]);
 
 /** FPU sections of the kernel: inside one, the vector registers belong to the module. */
@@ -62,7 +68,8 @@ export class Instance implements PrivilegeTarget {
   /** entry: function entered; call: kernel function; else NaN. */
   readonly gateTarget: Float64Array;
   readonly gateInit: Uint8Array;
-  readonly gateNoReturn: Uint8Array;
+  /** RETURNS of a call gate's function. */
+  readonly gateReturns: Uint8Array;
   readonly gateFpu: Uint8Array;
   /** Crossings by gate, and call-outs by pointer. */
   readonly gateCount: Float64Array;
@@ -115,7 +122,9 @@ export class Instance implements PrivilegeTarget {
     this.reentryGate = this.gateBase + GATE_SIZE;
     this.gateKind = Uint8Array.from(image.gates, (gate) => (gate ? GATE[gate.kind] : GATE.unused));
     this.gateInit = Uint8Array.from(image.gates, (gate) => (gate?.init ? 1 : 0));
-    this.gateNoReturn = Uint8Array.from(image.gates, (gate) => (gate?.kind === 'call' && NO_RETURN.has(gate.symbol) ? 1 : 0));
+    this.gateReturns = Uint8Array.from(image.gates, (gate) =>
+      gate?.kind === 'call' ? (NO_RETURN.get(gate.symbol) ?? RETURNS.yes) : RETURNS.yes,
+    );
     this.gateFpu = Uint8Array.from(image.gates, (gate) => (gate?.kind === 'call' ? (FPU_CALLS.get(gate.symbol) ?? FPU.none) : FPU.none));
     this.gateCount = new Float64Array(image.gates.length);
     this.gateTarget = this.linkWords(placement);

@@ -181,6 +181,29 @@ describe('P9: the code is what was granted', () => {
     expect(refusals(guest)).toEqual(['init-not-first', 'init-again']);
   });
 
+  test('P9 the setter of a parameter may be entered before init, and nothing else', () => {
+    const tiny = tinyImage({ setter: true });
+    const guest = new Guest([registered(tiny)]);
+    guest.load(tiny);
+    guest.call(G.withBp);
+    expectNothing(guest);
+    guest.call(G.probe);
+    expect(guest.inside()).toBe(true);
+    guest.ret();
+    guest.call(G.withBp);
+    guest.call(G.cleanup);
+    expect(guest.inside()).toBe(false);
+    expect(refusals(guest)).toEqual(['init-not-first']);
+    expect(guest.monitor.crossings.refused).toBe(3);
+    guest.call(G.init);
+    expect(guest.inside()).toBe(true);
+    setRegisterAddress(guest.cpu.registers, REG.rax, 0);
+    guest.ret();
+    expect(guest.events.filter(({ event }) => event === 'module.loaded').length).toBe(1);
+    guest.call(G.withBp);
+    expect(guest.inside()).toBe(true);
+  });
+
   test('P9 forged gates: the port alone, an odd address, user code', () => {
     const guest = new Guest([registered(image)]);
     guest.load(image);

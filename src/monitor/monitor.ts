@@ -312,6 +312,8 @@ export class Monitor {
     }
     if (gate === instance.image.initGate && instance.initEntered && on('init-once'))
       return this.refuse(cpu, instance.module, 'init-again', what);
+    if (!instance.initEntered && !mayComeFirst(instance.image, gate) && on('init-first'))
+      return this.refuse(cpu, instance.module, 'init-not-first', what);
     if (instance.gateInit[gate] === 1 && instance.state !== 'loading' && on('init-gone'))
       return this.refuse(cpu, instance.module, 'init-gone', what);
     const broken = this.border.callIn(cpu, instance, gate);
@@ -457,7 +459,7 @@ export class Monitor {
         const gate = offset / GATE_SIZE;
         if (!decision.granted) {
           if (best.reason === 'not-registered') best = { module: image.module, reason: 'no-grant', detail: decision.reason };
-        } else if (image.initGate >= 0 && gate !== image.initGate && on('init-first')) {
+        } else if (!mayComeFirst(image, gate) && on('init-first')) {
           best = { module: image.module, reason: 'init-not-first', detail: `entered at gate ${gate}` };
         } else {
           const result = this.load(cpu, registration, decision.privileges, address - offset);
@@ -578,7 +580,7 @@ export class Monitor {
   /** P12: nothing of the instance is left. */
   private endInstance(instance: Instance, reason: EndReason): void {
     for (const cpu of this.engine.cpus) if (this.border.inside[cpu.index] === instance) this.border.abandon(cpu, instance);
-    if (on('end-drops-frames')) this.border.frames.dropInstance(instance.instance);
+    const unfinished = on('end-drops-frames') ? this.border.frames.dropInstance(instance.instance) : 0;
     this.detach(instance);
     instance.end();
     const registration = this.registrationOf.get(instance);
@@ -586,7 +588,7 @@ export class Monitor {
     this.registrationOf.delete(instance);
     this.instances.remove(instance);
     const about = { module: instance.module, instance: instance.instance };
-    if (this.emit({ event: 'module.ended', ...about, reason, crossings: instance.crossings })) {
+    if (this.emit({ event: 'module.ended', ...about, reason, crossings: instance.crossings, unfinished })) {
       this.log.info(`module ended: ${ENDINGS[reason]}`, { ...about, crossings: instance.crossings });
     }
   }
@@ -623,6 +625,10 @@ function addCounts(instance: Instance, callOuts: Map<string, number>, callIns: M
   }
   if (instance.indirectCalls > 0) callOuts.set(INDIRECT, (callOuts.get(INDIRECT) ?? 0) + instance.indirectCalls);
 }
+
+/** Before the init function, where there is one, the kernel calls setters of parameters only. */
+const mayComeFirst = (image: ImageSource, gate: number) =>
+  image.initGate < 0 || gate === image.initGate || image.gates[gate]?.beforeInit === true;
 
 const sorted = (counts: Map<string, number>) => [...counts].map(([symbol, count]) => ({ symbol, count })).sort((a, b) => b.count - a.count);
 const gateName = (instance: Instance, gate: number) => instance.image.gates[gate]?.symbol || (instance.image.gates[gate]?.kind ?? 'gate');

@@ -20,7 +20,7 @@ export type Crossing = keyof typeof CROSSINGS;
 export const REFUSALS = {
   'not-registered': 'the guest loaded a guarded module that no registered image matches',
   'no-grant': 'the image is registered, but no valid grant names it for this virtual machine',
-  'init-not-first': 'a module that is not loaded was entered at another gate than its init function',
+  'init-not-first': 'a module was entered before its init function, at a gate that is no setter of a module parameter',
   'init-again': 'the init function of a loaded module was entered a second time',
   'init-gone': 'an entry point in init memory was entered after init had ended',
   'not-mapped': 'a page that the module needs is not mapped in the guest, or not RAM',

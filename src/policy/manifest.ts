@@ -30,6 +30,8 @@ export interface Gate {
   /** entry: section and offset of the function. */
   section?: string;
   sectionOffset?: number;
+  /** entry: the kernel calls it before the init function (the setter of a module parameter). */
+  beforeInit?: true;
 }
 
 export type SectionRole =

@@ -31,6 +31,7 @@ const gateSchema = z.strictObject({
   symbol,
   section: name.optional(),
   sectionOffset: size.optional(),
+  beforeInit: z.literal(true).optional(),
 }) satisfies z.ZodType<Gate>;
 
 const sectionSchema = z.strictObject({

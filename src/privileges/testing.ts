@@ -74,6 +74,8 @@ export interface TinyOptions {
   version?: number;
   private?: boolean;
   privateName?: string;
+  /** The gate `probe` is that of a parameter's setter. */
+  setter?: boolean;
 }
 
 /** The tiny module's image. `version` changes one constant in its text. */
@@ -130,7 +132,14 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     { kind: 're-entry', offset: 0x10, symbol: '' },
     { kind: 'entry', offset: 0x20, symbol: 'init_module', section: '.init.text', sectionOffset: 0 },
     { kind: 'entry', offset: 0x30, symbol: 'cleanup_module', section: '.text', sectionOffset: T.cleanup },
-    { kind: 'entry', offset: 0x40, symbol: 'probe', section: '.text', sectionOffset: T.probe },
+    {
+      kind: 'entry',
+      offset: 0x40,
+      symbol: 'probe',
+      section: '.text',
+      sectionOffset: T.probe,
+      ...(options.setter ? { beforeInit: true } : {}),
+    },
     { kind: 'entry', offset: 0x50, symbol: 'with_bp', section: '.text', sectionOffset: T.withBp },
     { kind: 'entry', offset: 0x60, symbol: 'inner', section: '.text', sectionOffset: T.inner },
     { kind: 'call', offset: 0x70, symbol: 'kfunc' },

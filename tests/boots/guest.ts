@@ -6,7 +6,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readModInfo } from '../../src/elf/modinfo.ts';
 import { readObject } from '../../src/elf/read.ts';
+import { isOnPath } from '../../src/guest/c-module.ts';
 import { cachedKernel, findModule } from '../../src/guest/fetch.ts';
+import { cachedPackage } from '../../src/guest/packages.ts';
 
 export const cli = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
@@ -82,6 +84,15 @@ export function dependencies(name: string): string[] {
   const depends = readModInfo(readObject(readFileSync(path), path)).entries.find(([key]) => key === 'depends')?.[1] ?? '';
   const direct = depends.split(',').filter((entry) => entry !== '');
   return [...new Set(direct.flatMap((entry) => [...dependencies(entry), entry]))];
+}
+
+/** Why no C module can be built here, or undefined. Headers come from the network the first time. */
+export function cModules(): string | undefined {
+  const tools = ['gcc', 'make', 'strip'].filter((name) => !isOnPath(name));
+  if (tools.length > 0) return `${tools.join(', ')} is not installed: no C modules`;
+  const release = cachedKernel()?.release;
+  const cached = release !== undefined && cachedPackage(`linux-headers-${release}`) !== undefined;
+  return cached || process.env.PORTCULLIS_OFFLINE === undefined ? undefined : "the kernel's headers are not in the cache";
 }
 
 /** Says loudly why tests are left out. */

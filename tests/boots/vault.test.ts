@@ -3,26 +3,13 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { cachedPackage } from '../../src/guest/packages.ts';
-import { cachedKernel } from '../../src/guest/fetch.ts';
-import { isOnPath } from '../../src/guest/c-module.ts';
-import { boot, lastJson, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, cModules, lastJson, portcullis, scratch, skipReason } from './guest.ts';
 
 const source = (path: string) => fileURLToPath(new URL(`../../modules/${path}`, import.meta.url));
 const space = scratch();
 afterAll(() => space.remove());
 
-const tools = ['gcc', 'make', 'strip'].filter((name) => !isOnPath(name));
-const release = cachedKernel()?.release;
-const missing = tools.length > 0 ? `${tools.join(', ')} is not installed: no C modules` : undefined;
-/** Headers come from the network the first time. */
-const offline =
-  missing === undefined &&
-  (release === undefined || cachedPackage(`linux-headers-${release}`) === undefined) &&
-  process.env.PORTCULLIS_OFFLINE !== undefined
-    ? "the kernel's headers are not in the cache"
-    : undefined;
-const skip = skipReason(missing ?? offline);
+const skip = skipReason(cModules());
 
 const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
 const build = (path: string) => ok('build-module', source(`${path}.c`), '--output', `${path.split('/').at(-1)}.ko`);

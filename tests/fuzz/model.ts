@@ -222,6 +222,7 @@ export class Model {
       return 'handled';
     }
     if (gate === G.init && this.initEntered) return this.refuse(cpu, 'init-again');
+    if (gate !== G.init && !this.initEntered) return this.refuse(cpu, 'init-not-first');
     if (gate === G.init && this.state !== 'loading') return this.refuse(cpu, 'init-gone');
     const registers = this.registers[cpu];
     const rsp = this.rsp(cpu);
