@@ -5,10 +5,10 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { build, install, root } from './lib.mjs';
 
-/** Makes the attack build; gives its command line's path. */
-export async function attackBuild() {
+/** Makes the attack build in a folder of build/; gives its command line's path. */
+export async function attackBuild(name = 'attacks') {
   const { default: typescript } = await import('typescript');
-  const folder = join(root, 'build/attacks');
+  const folder = join(root, 'build', name);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   cpSync(join(root, 'dist'), join(folder, 'dist'), { recursive: true });

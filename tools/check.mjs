@@ -19,6 +19,7 @@ const LAYERS = [
   ['linker', 'monitor', 'machine', 'net', 'engine/soft', 'engine/fake', 'engine/kvm'],
   ['privileges', 'guest'],
   ['vm'],
+  ['attacks'],
   ['cli'],
 ];
 const layerOf = (path) =>

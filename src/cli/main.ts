@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { EXIT_CODES, UserError } from '../base/errors.ts';
+import { addAttackCommand } from './attack.ts';
 import { addAuditCommand } from './audit.ts';
 import { addBuildModuleCommand } from './build-module.ts';
 import { addDemoCommand } from './demo.ts';
@@ -56,6 +57,7 @@ addGroupCommand(program);
 addLinkCommands(program);
 addKeyCommands(program);
 addBuildModuleCommand(program);
+addAttackCommand(program);
 addAuditCommand(program);
 addExplainCommand(program);
 addDoctorCommand(program);

@@ -401,8 +401,11 @@ export class Guest {
   handle(exit: Exit, cpu = this.cpu): Verdict {
     const verdict = this.monitor.handle(cpu, exit);
     const broken = this.watch.crossed(cpu);
-    if (broken !== undefined) throw new Error(`invariant: ${broken}`);
+    if (broken !== undefined) this.invariantBroken(broken);
     return verdict;
+  }
+  protected invariantBroken(what: string): void {
+    throw new Error(`invariant: ${what}`);
   }
   gate(gate: number, cpu = this.cpu, shift = 0): Verdict {
     return this.handle(cpu.out(CORE + shift + 0x1000 + gate * GATE_SIZE, GATE_PORT), cpu);

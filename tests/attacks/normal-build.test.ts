@@ -39,8 +39,8 @@ describe('the normal build', () => {
   });
 
   test('the attack build differs from it in that file alone, and there every defence can be switched', async () => {
-    const { attackBuild } = (await import('../../tools/attacks.mjs' as string)) as { attackBuild(): Promise<string> };
-    const folder = join(await attackBuild(), '../..');
+    const { attackBuild } = (await import('../../tools/attacks.mjs' as string)) as { attackBuild(name: string): Promise<string> };
+    const folder = join(await attackBuild('attacks-compared'), '../..');
     const changed = built.filter((path) => !readFileSync(join(dist, path)).equals(readFileSync(join(folder, path))));
     expect(changed).toEqual(['base/defence-switch.js']);
     expect(ask(folder)).toEqual({ off: names, switchable: true });
