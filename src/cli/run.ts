@@ -37,11 +37,19 @@ Lists are separated by commas there.
     const screen = pacedStream(json || options.events === '-' ? process.stderr : process.stdout);
     if (process.stdin.isTTY) process.stderr.write('console: ctrl-a x leaves, ctrl-a h helps\r\n');
     let input: ConsoleInput | undefined;
+    let plugged = true;
     try {
       const ended = await supervise(config, {
         console: (bytes) => screen.write(bytes),
         started(vm) {
-          input = openConsole(vm, () => vm.stop());
+          input = openConsole(vm, (command) => {
+            if (command === 'quit') vm.stop();
+            else {
+              plugged = !plugged;
+              for (const card of config.cards.keys()) vm.setLink(card, plugged);
+              process.stderr.write(`\r\ncables ${plugged ? 'in' : 'out'}\r\n`);
+            }
+          });
         },
         events: options.events,
         eventsLost: options.eventsLost,

@@ -1,7 +1,7 @@
 /** The terminal as the guest's console: raw mode while the guest has it, always given back as it was. */
 
 const ESCAPE = 0x01; // ctrl-a
-export type ConsoleCommand = 'quit';
+export type ConsoleCommand = 'quit' | 'cables';
 
 export interface ConsoleInput {
   close(): void;
@@ -10,6 +10,7 @@ export interface ConsoleInput {
 const HELP = [
   '',
   'ctrl-a x       stop the machine and leave',
+  'ctrl-a l       pull the cables of all network cards out, or put them in',
   'ctrl-a h       this help',
   'ctrl-a ctrl-a  send ctrl-a',
   'All other keys go to the guest, ctrl-c too. After a change of the window\'s size, run "resize" in the guest.',
@@ -62,6 +63,9 @@ export function openConsole(target: ConsoleTarget, command: (name: ConsoleComman
         case 0x58:
           command('quit');
           break; // x
+        case 0x6c:
+          command('cables');
+          break; // l
         case 0x68:
         case 0x3f:
           process.stderr.write(HELP);

@@ -56,6 +56,8 @@ export interface WorkerData {
 
 const isBelow = (index: number, count: number) => Number.isInteger(index) && index >= 0 && index < count;
 
+const OVER = 'the machine has ended';
+
 export async function startVm(config: VmConfig, listener: VmListener): Promise<RunningVm> {
   const bell = new SharedArrayBuffer(4 * Object.keys(BELL).length);
   const words = new Int32Array(bell);
@@ -75,7 +77,9 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     port1.postMessage(command);
     ring();
   };
-  const searches: ((result: MemorySearch) => void)[] = [];
+  /** Searches under way, by their numbers. */
+  const searches = new Map<number, { resolve(result: MemorySearch): void; reject(error: Error): void }>();
+  let searched = 0;
   const handled = () => {
     Atomics.sub(words, BELL.messages, 1);
     Atomics.notify(words, BELL.messages);
@@ -96,7 +100,8 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
           listener.log?.(message.record);
           break;
         case 'searched':
-          searches[message.id]?.(message.search);
+          searches.get(message.id)?.resolve(message.search);
+          searches.delete(message.id);
           break;
         case 'ended':
           resolve({ outcome: message.outcome, report: message.report });
@@ -115,7 +120,10 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     worker.on('exit', () => reject(new Error("the machine's thread ended without a result")));
   });
   const stopTrimming = trimAllocator();
+  let over = false;
   const close = () => {
+    over = true;
+    for (const { reject } of searches.values()) reject(new Error(OVER));
     stopTrimming();
     port1.close();
     links.close();
@@ -129,12 +137,11 @@ export async function startVm(config: VmConfig, listener: VmListener): Promise<R
     },
     inputBacklog: () => Atomics.load(words, BELL.input),
     search: (needles) =>
-      Promise.race([
-        new Promise<MemorySearch>((resolve) => post({ kind: 'search', id: searches.push(resolve) - 1, needles: [...needles] })),
-        ended.then(() => {
-          throw new Error('the machine has ended');
-        }),
-      ]),
+      new Promise<MemorySearch>((resolve, reject) => {
+        if (over) reject(new Error(OVER));
+        searches.set(searched, { resolve, reject });
+        post({ kind: 'search', id: searched++, needles: [...needles] });
+      }),
     setLink: (card, up) => post({ kind: 'link', card, up }),
     hold(on) {
       Atomics.store(words, BELL.held, on ? 1 : 0);

@@ -47,8 +47,9 @@ const kernel = (code: readonly number[]) => space.write('kernel.elf', elf32(Uint
 function onTerminal(
   code: readonly number[],
   react: (screen: string, type: (keys: string) => void) => void,
+  more = '',
 ): Promise<{ screen: string; before: string; after: string; code: string }> {
-  const shell = `stty -g > before; ${process.execPath} ${cli} run --kernel ${kernel(code)} --memory 16M --debug-exit 0xf4 --timeout 30 & child=$!; echo $child > pid; fg >/dev/null; echo $? > code; stty -g > after`;
+  const shell = `stty -g > before; ${process.execPath} ${cli} run --kernel ${kernel(code)} --memory 16M --debug-exit 0xf4 --timeout 30 ${more} & child=$!; echo $child > pid; fg >/dev/null; echo $? > code; stty -g > after`;
   const child = spawn('script', ['-qec', `bash -mc '${shell}'`, '/dev/null'], { cwd: space.folder, stdio: ['pipe', 'pipe', 'inherit'] });
   let screen = '';
   child.stdout.on('data', (chunk) => {
@@ -92,6 +93,22 @@ describe.skipIf(skipReason(reason.length ? `no ${reason.join(', ')}: no pseudo-t
     expect(screen).toContain('stopped');
     expect(code).toBe('0');
     expect(after).toBe(before);
+  });
+
+  test('ctrl-a l pulls the cables of the cards and puts them in again', async () => {
+    const keys = steps(['ready', '\x01l'], ['cables out', '\x01l'], ['cables in', 'q']);
+    const { code } = await onTerminal(ECHO, keys, '--net none --net none --events cables.ndjson');
+    expect(code).toBe('5');
+    const events = readFileSync(`${space.folder}/cables.ndjson`, 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(events.filter(({ event }) => event === 'card.link').map(({ card, up }) => [card, up])).toEqual([
+      [0, false],
+      [1, false],
+      [0, true],
+      [1, true],
+    ]);
   });
 
   test.each([
