@@ -43,7 +43,7 @@ export function addKeyCommands(program: Command): void {
     .option('--output <file>', 'where to write it; default: standard output')
     .addHelpText(
       'after',
-      '\nExample:\n  portcullis grant --manifest e1000.guarded.ko.manifest.json --key admin.key \\\n    --vm web --output e1000.grant.json \\\n    --privilege pci-device,device=0000:00:03.0,vendor=8086,product=100e\n\nPrivileges:\n  pci-device,device=0000:00:03.0,vendor=8086,product=100e\n  secret,name=key,file=key.bin,vmm=vmm.pub      sealed for the VMM with this key\n  msr,read=0x40000000+0x40000001,write=0x40000001\n  io-port,ports=0x70-0x71+0x3f8\n',
+      '\nExample:\n  portcullis grant --manifest e1000.guarded.ko.manifest.json --key admin.key \\\n    --vm web --output e1000.grant.json \\\n    --privilege pci-device,device=0000:00:03.0,vendor=8086,product=100e\n\nPrivileges:\n  pci-device,device=0000:00:03.0,vendor=8086,product=100e\n  secret,name=key,file=key.bin,vmm=vmm.pub      sealed for the VMM with this key\n  msr,read=0x40000000+0x40000001,write=0x40000001\n  io-port,ports=0x70-0x71+0x3f8\n  mwait                                         MONITOR and MWAIT, on CPUs that are alone on their core\n',
     );
   action(
     grant,

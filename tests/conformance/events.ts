@@ -126,6 +126,19 @@ export function eventTests(boot: Boot): void {
     expect(guest.runToHandler()).toMatchObject({ vector: 0x50, rip: CODE + 2 });
   });
 
+  test('HLT does not sleep over an NMI that waits in the shadow of STI, nor over a single-step trap', () => {
+    const guest = boot();
+    guest.put(CODE, 'fb f4 90'); // sti; hlt; nop
+    expect(guest.run(4).kind).toBe('budget');
+    expect(guest.get('rip')).toBe(BigInt(CODE + 1));
+    guest.cpu.nmi();
+    expect(guest.runToHandler()).toMatchObject({ vector: 2, rip: CODE + 2 });
+    const stepped = boot();
+    stepped.put(CODE, 'f4');
+    stepped.set('rflags', 0x102);
+    expect(stepped.runToHandler()).toMatchObject({ vector: 1, rip: CODE + 1 });
+  });
+
   test('an NMI needs no IF, and a second waits for IRET', () => {
     const guest = boot();
     guest.put(CODE, '90 90 f4');

@@ -308,9 +308,11 @@ function mannerTests(boot: Boot): void {
   test('an NMI that waits in the shadow of STI keeps it from waiting', () => {
     const { guest } = module(boot, `${MONITOR} e6 80 fb ${MWAIT} ${DONE}`);
     expect(guest.run()).toMatchObject({ kind: 'io', port: 0x80 });
-    guest.put(CODE, '90');
+    expect(guest.run(4).kind).toBe('budget');
+    expect(guest.get('rip')).toBe(BigInt.asUintN(64, BigInt(TEXT + 6)));
     guest.cpu.nmi();
     expect(event(guest.run())).toMatchObject({ type: 'nmi' });
+    expect(guest.get('rip')).toBe(BigInt.asUintN(64, BigInt(TEXT + 9)));
   });
 
   test('a single-step trap is taken, not slept over', () => {

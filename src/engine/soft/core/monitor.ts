@@ -32,6 +32,11 @@ function requireMwait(): void {
   if (!mwaitExists() || load<u32>(cpu, CPL) != 0) fault(6);
 }
 
+/** True if something would end a wait by HLT or MWAIT at once: it is delivered behind the instruction. Nobody outside knows of it. */
+export function mustNotSleep(): bool {
+  return (load<u64>(cpu, RFLAGS) & TF) != 0 || (load<u32>(cpu, EVENTS) & (EVENT_TRAP | EVENT_NMI | EVENT_INTERRUPT | EVENT_FORCED)) != 0;
+}
+
 /** What was monitored is so no more. */
 export function disarm(): void {
   if (load<u32>(cpu, MONITOR_LINE) == 0 && load<u32>(cpu, MWAIT_STATE) == 0) return;
@@ -70,7 +75,7 @@ export function mwait(extensions: u64): i32 {
     return EXIT_MWAIT;
   }
   if (atomic.load<u32>(cpu + MONITOR_LINE) == 0) return 0;
-  if (load<u64>(cpu, RFLAGS) & TF || load<u32>(cpu, EVENTS) & (EVENT_TRAP | EVENT_NMI | EVENT_INTERRUPT | EVENT_FORCED)) {
+  if (mustNotSleep()) {
     disarm();
     return 0;
   }

@@ -7,7 +7,7 @@ import { clearTaskSwitched, invalidatePcid, loadStatus, readControl, readDebug, 
 import { beginShadow, debugInterrupt, fault, faultCode, softwareInterrupt, updateWaiting } from './events';
 import { farReturn, farTransfer, interruptReturn, syscall, sysenter, sysexit, sysret } from './far';
 import { ZF, cond, setArith, setSomeArith } from './flags';
-import { monitorLine, mwait, requireMonitor } from './monitor';
+import { monitorLine, mustNotSleep, mwait, requireMonitor } from './monitor';
 import { MSR_DONE, MSR_FAULT, msrValue, readMsr, timeStamp, writeMsr } from './msr';
 import { isCanonical } from './paging';
 import { portExit, stringPort } from './ports';
@@ -96,7 +96,7 @@ export function execSystem(op: usize): i32 {
       break;
     case HLT:
       requireSupervisor();
-      return EXIT_HALT;
+      return mustNotSleep() ? 0 : EXIT_HALT;
     case CPUID:
       serialize();
       cpuid(load<u32>(cpu, GPR), load<u32>(cpu, GPR + 8));
