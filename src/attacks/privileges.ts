@@ -20,6 +20,7 @@ class Card implements PciDevicePort {
 
   memoryRanges = () => this.memory;
   ioRanges = () => [];
+  reset(): void {}
   onBarChange(listener: () => void): void {
     this.listeners.push(listener);
   }

@@ -51,6 +51,16 @@ describe('P1: privileges', () => {
   });
 });
 
+test('P5: a view without its shadow stack', () => {
+  const { guest, watch } = watched();
+  const { view } = guest.cpu;
+  guest.gate(G.kfunc);
+  view.setShadowStack(false);
+  expect(watch.full(guest.cpu)).toContain('has no shadow stack');
+  const without = live({ shadowStacks: false });
+  expect(new Watch(without.engine).full(without.cpu)).toBeUndefined(); // an engine that has none
+});
+
 describe('P2, P3: code', () => {
   test.each([
     ['writable', PERMISSION.write],

@@ -8,8 +8,10 @@
  *  - a host page belongs to one place in one view and lies outside guest memory (P7);
  *  - the guest frames from which a module's text was loaded are neither writable nor executable in the untrusted view, those with its gates
  *    not writable (P2, P3);
+ *  - every module view keeps a shadow stack, where the engine has them (P5);
  *  - a CPU in a module view is at CPL 0, and its next instruction lies in that module's code (P2, P3).
  */
+import { on } from '../base/defence-switch.ts';
 import { hex } from '../base/hex.ts';
 import { PAGE_SIZE, PERMISSION, REG, registerAddress } from '../engine/contract.ts';
 import type { Cpu, Engine, HostPage, PhysicalRange, View } from '../engine/contract.ts';
@@ -47,7 +49,7 @@ export class Watch {
     for (const view of this.code.keys()) if (![...this.engine.views].includes(view)) this.code.delete(view);
     const pages = new Map<HostPage, string>();
     for (const view of this.engine.views) {
-      const broken = this.windows(view) ?? this.pages(view, pages) ?? this.frames(view, cpu);
+      const broken = this.windows(view) ?? this.pages(view, pages) ?? this.frames(view, cpu) ?? this.shadowStack(view);
       if (broken !== undefined) return broken;
     }
     return this.untrusted() ?? (cpu.view === this.engine.untrusted ? undefined : this.inside(cpu));
@@ -83,6 +85,11 @@ export class Watch {
     const rip = registerAddress(cpu.registers, REG.rip);
     if (!code.has(pageOf(rip))) return `CPU ${cpu.index} is in view ${view.name} and goes on at ${hex(rip)}, which is not its code`;
     return undefined;
+  }
+
+  private shadowStack(view: View): string | undefined {
+    const wanted = this.engine.shadowStacks && on('shadow-stack');
+    return wanted && !view.shadowStack ? `view ${view.name} has no shadow stack` : undefined;
   }
 
   private windows(view: View): string | undefined {

@@ -22,6 +22,8 @@ export interface PciDevicePort {
   ioRanges(): readonly PhysicalRange[];
   /** Called after every change of a BAR or the command register. */
   onBarChange(listener: () => void): void;
+  /** The device forgets what it was told and stops, also to interrupt; its addresses stay. */
+  reset(): void;
 }
 
 export interface PciDeviceParameters {
@@ -72,7 +74,11 @@ export class PciDevicePrivilege implements Privilege, Held {
   attach(target: PrivilegeTarget): Attachment {
     target.setWindows(this, this.windows.windows(this));
     this.log.debug('attached', { privilege: this.description, module: target.module, instance: target.instance });
-    return this.holders.attach(target, () => target.setWindows(this, []));
+    return this.holders.attach(target, () => {
+      target.setWindows(this, []);
+      // Nobody is left to answer its interrupt, which would take a CPU of the guest for good; and what the module told it is nobody's business.
+      if (this.holders.targets.size === 1) this.device.reset();
+    });
   }
 
   heldBy(cpu: Cpu): boolean {

@@ -16,7 +16,11 @@ class Card implements PciDevicePort {
   memory: PhysicalRange[] = [{ start: 0xfeb0_0000, end: 0xfeb2_0000 }];
   io: PhysicalRange[] = [{ start: 0xc000, end: 0xc040 }];
   private readonly listeners: (() => void)[] = [];
+  resets = 0;
 
+  reset(): void {
+    this.resets += 1;
+  }
   memoryRanges(): readonly PhysicalRange[] {
     return this.memory;
   }
@@ -73,6 +77,7 @@ describe('pci-device', () => {
     guest.call(G.cleanup);
     guest.ret();
     expect(view.windows).toEqual([]);
+    expect(card.resets).toBe(1);
     expect(guest.engine.hidden).toEqual(card.memory); // still nobody else's
   });
 
@@ -83,6 +88,7 @@ describe('pci-device', () => {
     guest.push(0);
     guest.handle(guest.cpu.fetch(-0x7f00_0000));
     expect(view.windows).toEqual([]);
+    expect(card.resets).toBe(1); // it does not interrupt a kernel that cannot answer
     card.move([{ start: 0xfec8_0000, end: 0xfeca_0000 }]);
     expect(view.windows).toEqual([]);
     expect(guest.engine.hidden).toEqual(card.memory);

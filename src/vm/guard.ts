@@ -224,5 +224,6 @@ function pciDevice(board: Board, address: string): PciDevicePort | undefined {
       board.pci.onBarChange((changed) => {
         if (changed === slot) listener();
       }),
+    reset: () => board.pci.resetFunction(slot),
   };
 }

@@ -230,6 +230,22 @@ describe('bus mastering, interrupts, reset, state', () => {
     expect([device.resets, device.mastering, wire.level]).toEqual([1, false, false]);
   });
 
+  test('one function reset: its interrupt falls, its configuration stays', () => {
+    const { bridge, write } = setUp();
+    const [device, other] = [card(1), card(1)];
+    const wire = createProbe();
+    bridge.add(3, device, wire);
+    bridge.add(4, other, createProbe());
+    write(3, 4, 2, 7);
+    const before = bridge.barsOf(3);
+    bridge.interrupt(3).set(true);
+    expect(wire.level).toBe(true);
+    bridge.resetFunction(3);
+    expect([device.resets, other.resets, device.mastering, wire.level]).toEqual([1, 0, true, false]);
+    expect(bridge.barsOf(3)).toEqual(before);
+    bridge.resetFunction(9); // nothing there
+  });
+
   test('state survives save and load', () => {
     const a = setUp();
     a.bridge.add(3, card(1), createProbe());

@@ -138,6 +138,16 @@ export class PciHostBridge implements Stateful {
     for (let slot = 1; slot < SLOTS; slot++) if (this.slots[slot]) this.assign(slot);
   }
 
+  /** Resets one function: its registers, what it was about to do, its interrupt. Configuration space stays as the guest wrote it. */
+  resetFunction(index: number): void {
+    const slot = this.slots[index];
+    if (!slot) return;
+    slot.config.device.reset();
+    slot.config.device.setBusMaster(this.isBusMaster(index));
+    slot.asserted = false;
+    this.updateInterrupt(slot);
+  }
+
   /** Places BARs in the first free room, turns decoding on, and notes the interrupt for the 8259s. */
   private assign(index: number): void {
     const slot = this.slots[index] as Slot;
