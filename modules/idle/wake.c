@@ -28,7 +28,7 @@
 #include "../attacks/mwait.h"
 
 #define SAMPLES 300
-#define SPINS 100000000
+#define SPINS 10000000
 
 static unsigned int cpu = 1;
 module_param(cpu, uint, 0644);
@@ -41,6 +41,7 @@ module_param(leaks, uint, 0444);
 extern u64 idle_woken[]; /* of idle.c, if it is loaded */
 static u64 arrived; /* 0: not yet */
 static struct task_struct *sleeper;
+static int wanted; /* the sleeper is to say when it came */
 
 /* On the CPU that is woken. */
 static void called(void *unused)
@@ -60,11 +61,16 @@ static void interrupted(void)
 static int sleep(void *unused)
 {
 	for (;;) {
+		u64 now;
+
 		set_current_state(TASK_INTERRUPTIBLE);
 		if (kthread_should_stop())
 			break;
-		schedule();
-		smp_store_release(&arrived, rdtsc());
+		if (!READ_ONCE(wanted))
+			schedule();
+		now = rdtsc();
+		if (xchg(&wanted, 0))
+			smp_store_release(&arrived, now);
 	}
 	__set_current_state(TASK_RUNNING);
 	return 0;
@@ -85,6 +91,7 @@ static void wake_by_ipi(void)
 
 static void wake_thread(void)
 {
+	WRITE_ONCE(wanted, 1);
 	wake_up_process(sleeper);
 }
 

@@ -195,24 +195,7 @@ function wakeTests(boot: Boot): void {
 
   test('the end of a wait is seen however the turns fall', () => {
     const rounds = 500;
-    // Each: wait until the other's word is the round's number, then write it into one's own.
-    const round = `
-      48 89 d8 31 c9 31 d2 ${MONITOR}  ; 0: mov %rbx,%rax; xor %ecx,%ecx; xor %edx,%edx; monitor
-      44 39 23 73 05 31 c0 ${MWAIT}    ; cmp %r12d,(%rbx); jae 1f; xor %eax,%eax; mwait
-      44 39 23 72 e7                   ; 1: cmp %r12d,(%rbx); jb 0b
-      44 01 2f 41 ff c4 41 ff ce       ; add %r13d,(%rdi); inc %r12d; dec %r14d
-      75 dc ${DONE}                    ; jnz 0b`;
-    const { guest, other, view } = module(boot, round);
-    other.cpu.enter(view);
-    for (const [index, cpu] of [guest, other].entries()) {
-      cpu.set('rip', TEXT);
-      cpu.set('rbx', DATA + LINE * index);
-      cpu.set('rdi', DATA + LINE * (1 - index));
-      cpu.set('r12', 1); // what it waits for
-      cpu.set('r13', 1);
-      cpu.set('r14', rounds);
-    }
-    guest.engine.memory.bytes[DATA] = 1; // the first may begin
+    const { guest, other } = tableTennis(boot, rounds);
     const running = new Set([guest, other]);
     const asleep = new Set<Guest>();
     let waits = 0;
@@ -230,6 +213,65 @@ function wakeTests(boot: Boot): void {
       else expect(exit.kind).toBe('budget');
     }
     expect(waits).toBeGreaterThan(rounds / 4);
+  });
+}
+
+/** Two CPUs in one module: each waits until the other has counted its word up, and then counts the other's up, `rounds` times. CPU 0 begins. */
+function tableTennis(boot: Boot, rounds: number): Waiting {
+  const found = module(
+    boot,
+    `
+      48 89 d8 31 c9 31 d2 ${MONITOR}  ; 0: mov %rbx,%rax; xor %ecx,%ecx; xor %edx,%edx; monitor
+      44 39 23 73 05 31 c0 ${MWAIT}    ; cmp %r12d,(%rbx); jae 1f; xor %eax,%eax; mwait
+      44 39 23 72 e7                   ; 1: cmp %r12d,(%rbx); jb 0b
+      44 01 2f 41 ff c4 41 ff ce       ; add %r13d,(%rdi); inc %r12d; dec %r14d
+      75 dc ${DONE}                    ; jnz 0b`,
+  );
+  const { guest, other, view } = found;
+  other.cpu.enter(view);
+  for (const [index, cpu] of [guest, other].entries()) {
+    cpu.set('rip', TEXT);
+    cpu.set('rbx', DATA + LINE * index);
+    cpu.set('rdi', DATA + LINE * (1 - index));
+    cpu.set('r12', 1);
+    cpu.set('r13', 1);
+    cpu.set('r14', rounds);
+  }
+  guest.engine.memory.bytes[DATA] = 1;
+  return found;
+}
+
+/** In threads: no store may be missed, however close it comes to MONITOR, the look at the word, or MWAIT. */
+export function parallelMonitorTests(boot: Boot): void {
+  test('a store by a CPU in another thread ends the wait', async () => {
+    const rounds = 20_000;
+    const { guest, other } = tableTennis((options) => boot({ clock: 'host', ...options }), rounds);
+    const wake = { buffer: new SharedArrayBuffer(4), index: 0 };
+    const word = new Int32Array(wake.buffer);
+    const threads = await guest.engine.startThreads(2, wake);
+    if (threads === undefined) throw new Error('this engine has no threads here');
+    const idle = new Set([guest, other]);
+    let done = 0;
+    while (done < 2) {
+      const seen = Atomics.load(word, 0);
+      for (const cpu of [...idle]) {
+        if (cpu.cpu.monitoring) continue;
+        idle.delete(cpu);
+        threads.all[cpu.index]?.start(cpu.cpu, Number.MAX_VALUE, false);
+      }
+      for (const cpu of [guest, other]) {
+        const thread = threads.all[cpu.index];
+        if (!thread?.returned) continue;
+        const exit = thread.finish();
+        if (exit.kind === 'io') done += 1;
+        else if (exit.kind === 'mwait' || exit.kind === 'budget') idle.add(cpu);
+        else throw new Error(`CPU ${cpu.index} came back with ${exit.kind}`);
+      }
+      const waiting = [...idle].every((cpu) => cpu.cpu.monitoring);
+      if (done < 2 && waiting && idle.size === 2 - done) throw new Error('both wait for ever');
+      if (waiting && done < 2) threads.sleep(() => Atomics.wait(word, 0, seen, 50));
+    }
+    expect([guest.engine.memory.words[DATA / 4], guest.engine.memory.words[(DATA + LINE) / 4]]).toEqual([rounds + 1, rounds]);
   });
 }
 

@@ -7,7 +7,7 @@ import { eventTests } from './events.ts';
 import { Guest } from './guest.ts';
 import { identityTests } from './identity.ts';
 import { modeTests } from './modes.ts';
-import { monitorTests } from './monitor.ts';
+import { monitorTests, parallelMonitorTests } from './monitor.ts';
 import { pagingTests } from './paging.ts';
 import { shadowStackTests } from './shadow-stack.ts';
 import { smpTests, togetherTests } from './smp.ts';
@@ -66,6 +66,7 @@ export function conformance(name: string, createEngine: CreateEngine, threads: b
     });
     describe.runIf(threads)('several CPUs at the same time', () => {
       togetherTests((options) => boot({ clock: 'host', ...options }), inThreads);
+      parallelMonitorTests(boot);
     });
   });
 }
