@@ -1,11 +1,15 @@
 // One machine in this process's main thread. After each console line "@@ ..." it prints "@# JSON" with its counters at that moment.
 // Usage: node bench/counted-guest.mjs '{"kernel": ..., other options of `portcullis run`}'
+// In an attack build (tools/attacks.mjs) "without" names defences that are off.
 import { writeSync } from 'node:fs';
+import { withoutDefences } from '../dist/base/defence-switch.js';
 import { assemble } from '../dist/cli/assemble.js';
 import { resolveRunOptions } from '../dist/cli/run-options.js';
 import { Vm } from '../dist/vm/vm.js';
 
-const config = await assemble(resolveRunOptions(JSON.parse(process.argv[2]), undefined), () => {});
+const { without = [], ...options } = JSON.parse(process.argv[2]);
+if (without.length > 0) void withoutDefences(without, () => new Promise(() => {}));
+const config = await assemble(resolveRunOptions(options, undefined), () => {});
 
 /** `cpu`: of this process, seconds; `run`: of it since the machine started. */
 function counters() {

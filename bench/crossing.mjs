@@ -1,5 +1,6 @@
 // What one border crossing costs, by kind, with nothing else running. Pairs are timed whole, by processor time; how much of a pair is the
 // monitor's is timed inside; what remains is the engine's: leaving the core, switching views, and entering the core again.
+import { Watch } from '../dist/monitor/watch.js';
 import { GATE_PORT } from '../dist/policy/manifest.js';
 import { median, minimum } from './report.mjs';
 import { DONE_PORT, PLAIN_PORT, tinyGuest, VECTOR } from './tiny-guest.mjs';
@@ -21,10 +22,22 @@ const CASES = [
   },
 ];
 
-export async function measure() {
+/** A pair of each kind, ns by processor time. With `watch`, the invariant watch looks after each crossing. */
+export function pairs({ watch = false } = {}) {
+  const guest = live();
+  if (watch) guest.watch = new Watch(guest.engine);
+  return Object.fromEntries(CASES.map((work) => [work.names.join(' and '), fastest(guest, work) / PAIRS]));
+}
+
+function live() {
   const guest = tinyGuest();
   guest.prepare('call', 1, 'init_module');
   drive(guest, {});
+  return guest;
+}
+
+export async function measure() {
+  const guest = live();
   const plain = fastest(guest, { prepare: ({ prepare }) => prepare('plain', PAIRS) }) / PAIRS;
   const device = fastest(guest, { prepare: ({ prepare }) => prepare('device', PAIRS) }) / PAIRS;
   const rows = [
@@ -76,7 +89,7 @@ function fastest(guest, work) {
  * Runs to the end as a machine's run loop does. `interrupts`: sends one whenever the module has resumed, `PAIRS` times, then ends. `times`: by kind
  * of crossing, gets ns in the monitor.
  */
-function drive({ engine, cpu, monitor }, { interrupts = false, times }) {
+function drive({ engine, cpu, monitor, watch }, { interrupts = false, times }) {
   let left = PAIRS;
   for (;;) {
     const exit = cpu.run(engine.clock.now() + SLICE);
@@ -87,6 +100,8 @@ function drive({ engine, cpu, monitor }, { interrupts = false, times }) {
     if (exit.kind !== 'budget' && exit.kind !== 'mmio') {
       const verdict = times ? timed(monitor, cpu, exit, times) : monitor.handle(cpu, exit);
       if (verdict !== 'handled') throw new Error(`the crossing was not handled: ${JSON.stringify(verdict)} of ${exit.kind}`);
+      const broken = watch?.crossed(cpu);
+      if (broken !== undefined) throw new Error(`an invariant does not hold: ${broken}`);
       if (exit.kind === 'event' || cpu.view === engine.untrusted) continue;
     }
     if (!interrupts) continue;

@@ -33,7 +33,7 @@ ${VISITS.map((name) => `visit ${name} ${CARDS[name]}`).join('\n')}
 `;
 
 export async function measure() {
-  const { guest, options } = await prepare();
+  const { guest, options } = await guardedGuest(SCRIPT);
   const all = stretches(await runGuest(counted(guest, options)));
   const expected = VISITS.length * PER_VISIT;
   const packets = (MIB * 1048576) / 1460;
@@ -63,8 +63,8 @@ export async function measure() {
   ];
 }
 
-/** The guest, and the options of `run` that give it the cards and the guarded module. */
-async function prepare() {
+/** A guest that runs `script`, and the options of `run` that give it two cards and the guarded module, for the first. */
+export async function guardedGuest(script) {
   const { path, bytes } = await stockModule('e1000');
   const { image, manifest } = linkModule(bytes, path);
   const key = generateKeyPair();
@@ -79,7 +79,7 @@ async function prepare() {
   };
   const module = write('e1000.guarded.ko', image);
   write('e1000.guarded.ko.manifest.json', JSON.stringify(manifest));
-  const guest = await makeGuest('net', SCRIPT, [
+  const guest = await makeGuest('net', script, [
     ['lib/modules/guarded.ko', image],
     ['lib/modules/stock.ko', bytes],
   ]);
