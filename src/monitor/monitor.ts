@@ -495,7 +495,6 @@ export class Monitor {
     }
     this.instances.add(instance);
     this.registrationOf.set(instance, registration);
-    instance.attach(privileges);
     const about = { module: image.module, instance: instance.instance };
     if (
       this.emit({
@@ -509,6 +508,7 @@ export class Monitor {
       this.log.info('module loaded and verified', { ...about, gates: hex(gateBase), textPages: instance.textPages });
     }
     for (const { description } of privileges) this.emit({ event: 'privilege.attached', ...about, privilege: description });
+    instance.attach(privileges); // a privilege may have more to say
     return instance;
   }
 

@@ -75,6 +75,9 @@ describe.skipIf(skip)('demo idle --json', () => {
       .split('\n')
       .map((line) => JSON.parse(line));
     const changes = events.filter(({ event }) => /^privilege\.(raised|lowered)$/.test(event)).map(({ event, cpu }) => `${event} ${cpu}`);
+    expect(events.findIndex(({ event }) => event === 'privilege.attached')).toBeLessThan(
+      events.findIndex(({ event }) => event === 'privilege.raised'),
+    );
     expect(changes).toEqual([
       ...[0, 1, 2].map((cpu) => `privilege.raised ${cpu}`),
       'privilege.lowered 1',
