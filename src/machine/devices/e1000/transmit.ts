@@ -86,6 +86,8 @@ export class Transmitter {
 
   reset(): void {
     this.endPacket();
+    this.options = 0;
+    this.header.fill(0);
     this.plain = emptyContext();
     this.segmentation = emptyContext();
     this.delay.stop();

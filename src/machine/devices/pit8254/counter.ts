@@ -62,6 +62,14 @@ export class Counter {
     this.latchedStatus = -1;
   }
 
+  /** As at power-up, whatever was counted before. */
+  reset(gate: boolean): void {
+    this.control(0x30);
+    this.initial = 0x1_0000;
+    this.start = 0;
+    this.gate = gate;
+  }
+
   setGate(high: boolean): void {
     if (high === this.gate) return;
     const ticks = this.ticks();

@@ -152,6 +152,15 @@ describe('8254', () => {
     expect(pit.read(0)).toBe(2);
   });
 
+  test('a reset leaves nothing of a former count', () => {
+    const { pit, program, clock } = setUp();
+    const fresh = JSON.stringify(pit.save());
+    program(2, 0x34, 0x1234);
+    clock.advance(1000 * TICK);
+    pit.reset();
+    expect(JSON.stringify(pit.save())).toBe(fresh);
+  });
+
   test('state survives save and load', () => {
     const a = setUp();
     a.program(0, 0x34, 11932);

@@ -29,10 +29,7 @@ export class Pit8254 implements RegisterBlock, Stateful {
   }
 
   reset(): void {
-    for (const [i, counter] of this.counters.entries()) {
-      counter.control(0x30);
-      counter.setGate(i !== 2);
-    }
+    for (const [i, counter] of this.counters.entries()) counter.reset(i !== 2);
     this.speaker = 0;
     this.restart();
   }
