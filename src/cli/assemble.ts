@@ -1,6 +1,7 @@
 /** From options to a VmConfig: reads and checks every file a run needs, fetching the stock kernel and busybox where none is given. */
 import { basename } from 'node:path';
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { UserError } from '../base/errors.ts';
 import type { CpioEntry } from '../guest/cpio.ts';
 import { fetchBusybox, fetchKernel, fetchPasst } from '../guest/fetch.ts';
@@ -109,8 +110,21 @@ function windowSize(): string[] {
   return process.stdin.isTTY && isTTY ? [`LINES=${rows}`, `COLUMNS=${columns}`] : [];
 }
 
+/** As many as run at the same time, and those that pins name. A run that repeats does so on any host. */
+function defaultCores(cpus: number, clock: VmConfig['clock'], pins: readonly (readonly [number, number])[]): number {
+  if (clock !== 'host') return cpus;
+  const named = pins.map(([, core]) => core + 1);
+  return Math.min(cpus, Math.max(availableParallelism(), ...named));
+}
+
 /** Throws UserError for a pin of a CPU, or to a core, that the machine does not have. */
-export function processors({ cpus, cores = cpus, pin = [], seed }: RunOptions): Pick<VmConfig, 'cpus' | 'cores' | 'pins' | 'seed'> {
+export function processors({
+  cpus,
+  clock,
+  pin = [],
+  cores = defaultCores(cpus, clock, pin),
+  seed,
+}: RunOptions): Pick<VmConfig, 'cpus' | 'cores' | 'pins' | 'seed'> {
   for (const [cpu, core] of pin) {
     if (cpu >= cpus)
       throw new UserError(`--pin ${cpu}=${core}: there is no virtual CPU ${cpu}`, `name one from 0 to ${cpus - 1}, or give more --cpus`);

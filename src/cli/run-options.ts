@@ -87,7 +87,7 @@ export const RUN_OPTIONS = {
   cores: {
     flags: '--cores <number>',
     group: 'guest',
-    text: 'cores that they take turns on, 1 to 16; default: one each',
+    text: 'cores that they share, each with a host thread, 1 to 16; default: one each, or as many as the host has processors',
     schema: count(1, 16).optional(),
   },
   pin: {

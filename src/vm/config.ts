@@ -85,6 +85,8 @@ export interface CardReport {
 }
 
 export interface CpuReport {
+  /** Times that it was handed to another host thread. */
+  handovers: number;
   cpu: number;
   /** Where it is, or was last. */
   core: number;

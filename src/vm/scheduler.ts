@@ -33,13 +33,13 @@ export interface SchedulerOptions {
 }
 
 /** A turn while others wait, ns. */
-const SLICE = 50_000;
+export const SLICE = 50_000;
 const LEAST_SLICE = 10_000;
 const MOST_SLICE = 90_000;
 /** Longest stretch of execution without a look at the outside, ns. */
-const ALONE = 1_000_000;
+export const ALONE = 1_000_000;
 /** Time between two looks at the balance, ns, and the part of it that must be gained for a move. */
-const BALANCE_PERIOD = 20_000_000;
+export const BALANCE_PERIOD = 20_000_000;
 const BALANCE_GAIN = 0.25;
 
 class Core {
@@ -48,9 +48,9 @@ class Core {
 
   constructor(private readonly cpus: readonly Schedulable[]) {}
 
-  /** The next that can run, which goes to the end of the queue; -1 if none can. */
-  next(): number {
-    const at = this.queue.findIndex((cpu) => this.cpus[cpu].runnable);
+  /** The next that can run and that `suits`, which goes to the end of the queue; -1 if none can. */
+  next(suits = (_cpu: number) => true): number {
+    const at = this.queue.findIndex((cpu) => this.cpus[cpu].runnable && suits(cpu));
     if (at < 0) return -1;
     const [cpu] = this.queue.splice(at, 1);
     this.queue.push(cpu);
@@ -59,10 +59,14 @@ class Core {
 }
 
 export class Scheduler {
+  /** When the turns must be looked at again though nothing can run here, ns. */
+  nextLook = Number.POSITIVE_INFINITY;
+  /** How often each virtual CPU was handed to another thread. */
+  readonly handovers: readonly number[];
   private readonly cpus: readonly Schedulable[];
-  private readonly cores: readonly Core[];
+  protected readonly cores: readonly Core[];
   private readonly pins: Map<number, number>;
-  private readonly place: number[];
+  protected readonly place: number[];
   private readonly solitary: boolean[];
   private readonly random: () => number;
   /** Whose turn it is, -1 for nobody's, and when it ends for those who wait. */
@@ -72,10 +76,10 @@ export class Scheduler {
   /** Time that each could have run, since the last look at the balance. */
   private readonly demand: Float64Array;
   private accounted: number;
-  private balanced: number;
+  protected balanced: number;
 
   /** Throws RangeError for a pin to a CPU or core that does not exist. */
-  constructor(private readonly options: SchedulerOptions) {
+  constructor(protected readonly options: SchedulerOptions) {
     const { cpus, cores, pins, seed } = options;
     if (!(Number.isInteger(cores) && cores >= 1)) throw new RangeError(`${cores} cores: expected 1 or more`);
     this.cpus = cpus;
@@ -89,6 +93,7 @@ export class Scheduler {
     });
     this.solitary = cpus.map(() => false);
     for (const core of this.cores) this.company(core);
+    this.handovers = cpus.map(() => 0);
     this.random = seed === undefined ? () => 0 : generator(seed);
     this.demand = new Float64Array(cpus.length);
     this.accounted = this.balanced = options.now();
@@ -138,25 +143,30 @@ export class Scheduler {
   }
 
   /** Those that can run now could have run since the last turn began. A turn that nobody waited for tells nothing of the others. */
-  private account(now: number): void {
+  protected account(now: number): void {
     const elapsed = Math.min(now - this.accounted, MOST_SLICE);
     this.accounted = now;
     for (let cpu = 0; cpu < this.cpus.length; cpu++) if (cpu === this.current || this.cpus[cpu].runnable) this.demand[cpu] += elapsed;
   }
 
   /** Moves at most one virtual CPU, from the core with the most to do to that with the least, if that evens them out. */
-  private balance(now: number): void {
+  protected balance(now: number): void {
     const load = this.cores.map(({ queue }) => queue.reduce((sum, cpu) => sum + this.demand[cpu], 0));
     const from = load.indexOf(Math.max(...load));
     const to = load.indexOf(Math.min(...load));
     const difference = load[from] - load[to];
     // Afterwards the difference is |difference - 2 * demand|.
     const after = (cpu: number) => Math.abs(difference - 2 * this.demand[cpu]);
-    const movable = this.cores[from].queue.filter((cpu) => !this.pins.has(cpu));
+    const movable = this.cores[from].queue.filter((cpu) => !this.pins.has(cpu) && this.canMove(cpu));
     const best = movable.reduce((found, cpu) => (found < 0 || after(cpu) < after(found) ? cpu : found), -1);
     if (best >= 0 && difference - after(best) >= BALANCE_GAIN * (now - this.balanced)) this.move(best, to);
     this.balanced = now;
     this.demand.fill(0);
+  }
+
+  /** False while it must stay where it is. */
+  protected canMove(_cpu: number): boolean {
+    return true;
   }
 
   private move(cpu: number, to: number): void {

@@ -4,20 +4,20 @@
  */
 import { unreachable } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { type Cpu, type Engine, type Exit, REG, SEG } from '../engine/contract.ts';
+import { type Cpu, type CpuThread, type Engine, type Exit, PAGE_SIZE, PERMISSION, REG, SEG } from '../engine/contract.ts';
 import type { Board } from '../machine/board.ts';
 import type { Lapic } from '../machine/devices/lapic/lapic.ts';
 import { GATE_PORT } from '../policy/manifest.ts';
 import type { CpuReport, Outcome } from './config.ts';
 import type { Guard } from './guard.ts';
-import type { Schedulable } from './scheduler.ts';
+import type { Movable } from './threaded-scheduler.ts';
 
 /** waiting: for a start-up message, after power-up or INIT (Intel SDM vol. 3, 9.4). halted: by HLT. monitoring: by MWAIT, until its line is stored to. */
 export type VcpuState = 'waiting' | 'running' | 'halted' | 'monitoring';
 
 /** What a virtual CPU needs of its machine. */
 export interface VcpuPorts {
-  engine: Pick<Engine, 'clock' | 'memory'>;
+  engine: Pick<Engine, 'clock' | 'memory' | 'untrusted' | 'protection'>;
   board: Pick<Board, 'lapic' | 'io' | 'mmio' | 'interruptFor' | 'acknowledgeInterrupt'>;
   guard: Pick<Guard, 'handle' | 'reset' | 'portRefused' | 'windowRefused' | 'msrAccess' | 'mwaitRefused'>;
   log: Log;
@@ -31,11 +31,13 @@ const BREAK_ON_INTERRUPT = 1;
 /** MSRs that the guest tried in vain and that were logged. */
 const UNKNOWN_MSRS = 256;
 
-export class Vcpu implements Schedulable {
+export class Vcpu implements Movable {
   state: VcpuState;
   private readonly lapic: Lapic;
   /** Something may have arrived since this CPU last looked. */
   private attention = false;
+  /** Exits answered so far, the ends of turns aside. */
+  exits = 0;
   private halts = 0;
   private waits = 0;
   private refusedWaits = 0;
@@ -71,14 +73,35 @@ export class Vcpu implements Schedulable {
   }
 
   run(until: number, yields: boolean): boolean {
+    return this.prepare() && this.dispatch(this.cpu.run(until, yields), until, yields);
+  }
+
+  get noticed(): boolean {
+    return this.attention;
+  }
+
+  get mayLeave(): boolean {
+    return this.cpu.view === this.ports.engine.untrusted;
+  }
+
+  prepare(): boolean {
     this.attention = false;
     if (this.lapic.eventPending) this.takeEvents();
     if (this.state === 'monitoring' && !this.cpu.monitoring) this.state = 'running';
     if (this.state !== 'waiting') this.offerInterrupt();
-    return this.state === 'running' && this.dispatch(this.cpu.run(until, yields), until, yields);
+    return this.state === 'running';
   }
 
-  report(): Omit<CpuReport, 'core'> {
+  leave(thread: CpuThread, until: number, yields: boolean): void {
+    thread.start(this.cpu, until, yields);
+  }
+
+  answer(exit: Exit, until: number): void {
+    // Others have run since: whether this fetch is still refused, the next run tells.
+    if (exit.kind !== 'fetch') this.dispatch(exit, until, true);
+  }
+
+  report(): Omit<CpuReport, 'core' | 'handovers'> {
     const { cpu, halts, waits, refusedWaits, crossings } = this;
     return { cpu: cpu.index, instructions: cpu.instructions, halts, waits, refusedWaits, crossings };
   }
@@ -186,9 +209,11 @@ export class Vcpu implements Schedulable {
         return false;
       }
       this.crossings += 1;
+      this.exits += 1;
       if (exit.kind === 'event') return false; // an interrupt may wait
       exit = cpu.run(until, yields);
     }
+    if (exit.kind !== 'budget') this.exits += 1;
     switch (exit.kind) {
       case 'io':
         if (!exit.write) cpu.completeRead(guard.portRefused(cpu, exit) ? onesOf(exit.size) : board.io(exit.port, exit.size, false, 0));
@@ -240,6 +265,10 @@ export class Vcpu implements Schedulable {
     if (exit.refused) {
       guard.windowRefused(cpu, exit);
       if (!write) cpu.completeRead(onesOf(size));
+    } else if (write && gpa < engine.memory.size && this.isWritable(gpa)) {
+      // The page was not when another thread ran into it.
+      for (let byte = 0; byte < size; byte++) engine.memory.bytes[gpa + byte] = value >>> (8 * byte);
+      engine.memory.written(gpa, size);
     } else if (gpa < engine.memory.size) {
       const verdict = guard.handle(cpu, exit);
       if (verdict !== 'handled') this.unhandled(exit, verdict);
@@ -249,6 +278,10 @@ export class Vcpu implements Schedulable {
       else cpu.completeRead(lapic.readRegister(offset));
     } else if (write) board.mmio(gpa, size, true, value);
     else cpu.completeRead(board.mmio(gpa, size, false, 0));
+  }
+
+  private isWritable(gpa: number): boolean {
+    return (this.ports.engine.protection(gpa - (gpa % PAGE_SIZE)) & PERMISSION.write) !== 0;
   }
 
   private msrAccess(write: boolean, index: number): void {

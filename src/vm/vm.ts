@@ -2,8 +2,9 @@
  * One virtual machine: engine, board and monitor joined by the run loop. Everything here runs in one thread, in which the virtual CPUs take
  * turns; the console, sockets and the API are the main thread's.
  */
-import { createLog, type LogRecord } from '../base/log.ts';
-import type { Engine } from '../engine/contract.ts';
+import { availableParallelism } from 'node:os';
+import { createLog, type Log, type LogRecord } from '../base/log.ts';
+import type { CpuThreads, Engine, WakeWord } from '../engine/contract.ts';
 import { createSoftEngine } from '../engine/soft/engine.ts';
 import { type Board, createBoard } from '../machine/board.ts';
 import { boot } from '../machine/boot/index.ts';
@@ -13,6 +14,7 @@ import { createGuard, type Guard } from './guard.ts';
 import { Scheduler } from './scheduler.ts';
 import { readKernel } from './kernel-file.ts';
 import { searchMemory } from './search.ts';
+import { ThreadedScheduler } from './threaded-scheduler.ts';
 import { Vcpu } from './vcpu.ts';
 
 /** What a machine needs of its thread. */
@@ -25,10 +27,14 @@ export interface VmPorts {
   poll(): void;
   /** The guest is idle: sleep, at most this long, or until there is input. */
   sleep(milliseconds: number): void;
+  /** The word that `sleep` waits on. */
+  readonly wake: WakeWord;
   /** So many bytes of console input were taken by the guest, or dropped. */
   inputTaken(bytes: number): void;
 }
 
+/** How long the machine looks for a virtual CPU that comes back from another thread before it sleeps, ns: being woken takes longer. */
+const SPIN = 20_000;
 /** Longest sleep of an idle machine, ms. */
 const LONGEST_SLEEP = 1000;
 const INPUT_LIMIT = 1 << 17;
@@ -50,21 +56,22 @@ export class Vm {
     private readonly cards: Cards,
     private readonly guard: Guard,
     private readonly sent: { readonly events: number },
+    private readonly threads: CpuThreads | undefined,
   ) {
     this.log = createLog('vm', ports.log, config.log);
     this.vcpus = engine.cpus.map((cpu) => new Vcpu(cpu, { engine, board, guard, log: this.log, end: (outcome) => this.end(outcome) }));
-    this.scheduler = new Scheduler({
+    const options = {
       cpus: this.vcpus,
       cores: config.cores ?? this.vcpus.length,
       pins: new Map(config.pins),
-      seed: config.seed,
       now: () => engine.clock.now(),
-      alone: (cpu, alone) => {
+      alone: (cpu: number, alone: boolean) => {
         guard.setAlone(cpu, alone);
         this.vcpus[cpu].wake();
       },
-      moved: (cpu, from, to) => ports.event({ event: 'cpu.moved', time: engine.clock.now(), cpu, from, to }),
-    });
+      moved: (cpu: number, from: number, to: number) => ports.event({ event: 'cpu.moved', time: engine.clock.now(), cpu, from, to }),
+    };
+    this.scheduler = threads ? new ThreadedScheduler({ ...options, threads }) : new Scheduler({ ...options, seed: config.seed });
   }
 
   /** Builds the machine and loads the kernel. Throws UserError for configuration that cannot work. */
@@ -96,7 +103,8 @@ export class Vm {
     });
     const cards = await createCards(config, board, links, createLog('net', ports.log, config.log));
     const guard = createGuard(config, engine, board, ports);
-    vm = new Vm(config, ports, engine, board, cards, guard, sent);
+    const threads = await startThreads(config, engine, ports.wake, createLog('vm', ports.log, config.log));
+    vm = new Vm(config, ports, engine, board, cards, guard, sent, threads);
     const kernel = readKernel(config.kernel.elf);
     const acpi = board.acpiTables();
     engine.memory.bytes.set(acpi.bytes, acpi.address);
@@ -176,10 +184,12 @@ export class Vm {
       board.runDue();
       if (this.outcome === undefined && !this.scheduler.step(board.nextDeadline())) this.idle();
     }
+    engine.quiet();
     board.flushSerial();
     this.guard.end();
     this.cards.close();
     this.ports.event({ event: 'vm.ended', time: engine.clock.now(), outcome: this.outcome });
+    engine.close();
     return this.outcome;
   }
 
@@ -206,7 +216,8 @@ export class Vm {
       this.end({ kind: 'halted' });
       return;
     }
-    const deadline = board.nextDeadline();
+    const { nextLook } = this.scheduler;
+    const deadline = Math.min(board.nextDeadline(), nextLook);
     const now = engine.clock.now();
     if (deadline <= now) return;
     if (engine.clock.kind === 'instructions') {
@@ -214,18 +225,48 @@ export class Vm {
       else this.ports.sleep(LONGEST_SLEEP);
       return;
     }
-    this.ports.sleep(Math.min((deadline - now) / 1e6, LONGEST_SLEEP));
+    const wait = () => this.ports.sleep(Math.min((deadline - now) / 1e6, LONGEST_SLEEP));
+    if (this.threads === undefined) wait();
+    else this.awaitThreads(this.threads, Math.min(deadline, now + SPIN), wait);
+  }
+
+  /** Sleeps until a thread comes back, or until `wait` returns. */
+  private awaitThreads(threads: CpuThreads, spinUntil: number, wait: () => void): void {
+    const { clock } = this.engine;
+    if (threads.all.some(({ cpu }) => cpu !== undefined)) {
+      while (clock.now() < spinUntil) if (threads.all.some(({ returned }) => returned)) return;
+    }
+    threads.sleep(wait);
+  }
+
+  /** The guest stands still until `run` goes on. */
+  quiet(): void {
+    this.engine.quiet();
   }
 
   report(): VmReport {
     return {
       seconds: this.engine.clock.now() / 1e9,
       instructions: this.vcpus.reduce((sum, { cpu }) => sum + cpu.instructions, 0),
-      cpus: this.vcpus.map((vcpu, index) => ({ ...vcpu.report(), core: this.scheduler.coreOf(index) })),
+      cpus: this.vcpus.map((vcpu, index) => ({
+        ...vcpu.report(),
+        core: this.scheduler.coreOf(index),
+        handovers: this.scheduler.handovers[index] ?? 0,
+      })),
       ...this.guard.report(),
       events: this.sent.events,
       cards: this.cards.report(),
       engine: { ...this.engine.statistics(), ...this.board.statistics() },
     };
   }
+}
+
+/** One thread for each core beside the machine's own, as far as the host has processors. undefined: there is nothing to run in parallel, or no way to. */
+async function startThreads(config: VmConfig, engine: Engine, wake: WakeWord, log: Log): Promise<CpuThreads | undefined> {
+  const count = Math.min(config.cores ?? engine.cpus.length, engine.cpus.length, availableParallelism()) - 1;
+  if (count < 1 || config.clock !== 'host') return undefined;
+  const threads = await engine.startThreads(count, wake);
+  if (threads === undefined)
+    log.info(`the virtual CPUs take turns in one thread: memory order of an ${process.arch} host is not that of x86`);
+  return threads;
 }

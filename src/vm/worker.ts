@@ -27,6 +27,7 @@ try {
     event: (event) => send({ kind: 'event', event }),
     log: (record) => send({ kind: 'log', record }),
     poll() {
+      if (Atomics.load(bellWords, BELL.held) !== 0) vm.quiet();
       while (Atomics.load(bellWords, BELL.held) !== 0 && Atomics.load(bellWords, BELL.stopping) === 0) {
         Atomics.wait(bellWords, BELL.held, 1, 100);
       }
@@ -46,6 +47,7 @@ try {
     sleep(milliseconds) {
       Atomics.wait(bellWords, BELL.rung, seen, milliseconds);
     },
+    wake: { buffer: bell, index: BELL.rung },
     inputTaken: (bytes) => {
       Atomics.sub(bellWords, BELL.input, bytes);
     },
