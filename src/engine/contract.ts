@@ -306,20 +306,11 @@ export interface CpuThread {
   finish(): Exit;
 }
 
-/** A word of shared memory on which the machine's thread sleeps: it is counted up, and who waits for it is notified. */
-export interface WakeWord {
-  readonly buffer: SharedArrayBuffer;
-  /** Index as an Int32Array. */
-  readonly index: number;
-}
-
 /**
  * CPUs that run at the same time. While a thread has a CPU, `Cpu.run` of another ends with 'budget' as soon as a thread comes back.
  */
 export interface CpuThreads {
   readonly all: readonly CpuThread[];
-  /** Calls `wait`, which sleeps on the wake word; not if a thread has come back already. One that does so meanwhile counts the word up. */
-  sleep(wait: () => void): void;
 }
 
 export interface Engine {
@@ -348,7 +339,7 @@ export interface Engine {
   hide(ranges: readonly PhysicalRange[]): void;
   readonly hidden: readonly PhysicalRange[];
   /** Starts threads for CPUs. undefined where this engine or host cannot have CPUs run at the same time. Before any CPU has run. */
-  startThreads(count: number, wake: WakeWord): Promise<CpuThreads | undefined>;
+  startThreads(count: number): Promise<CpuThreads | undefined>;
   /** No CPU executes anything in another thread until the next `CpuThread.start`: for what must not happen beside others. */
   quiet(): void;
   /** Counters by name: unknown opcodes by encoding, decoded blocks, TLB fills, ... */

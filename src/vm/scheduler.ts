@@ -59,8 +59,6 @@ class Core {
 }
 
 export class Scheduler {
-  /** When the turns must be looked at again though nothing can run here, ns. */
-  nextLook = Number.POSITIVE_INFINITY;
   /** How often each virtual CPU was handed to another thread. */
   readonly handovers: readonly number[];
   private readonly cpus: readonly Schedulable[];

@@ -33,6 +33,8 @@ export interface ThreadedSchedulerOptions extends Omit<SchedulerOptions, 'cpus' 
 
 /** A run of this length without an exit is called computing, ns. */
 const COMPUTES = 30_000;
+/** Who is runnable for a shorter time than this, beside another, is none for the sake of whom a CPU is handed over: waking a thread takes as long, ns. */
+const TOGETHER = 100_000;
 /** A turn in another thread, ns: while others wait for the core, and else. */
 const SHARED_TURN = 200_000;
 const LONGEST_TURN = 5_000_000;
@@ -48,6 +50,10 @@ interface Turn {
 
 export class ThreadedScheduler extends Scheduler {
   override readonly handovers: number[];
+  /** When the machine's thread has to look at the turns of others again, ns. */
+  private nextLook = Number.POSITIVE_INFINITY;
+  /** Since when two or more have been runnable, ns. */
+  private togetherSince = Number.POSITIVE_INFINITY;
   private readonly movable: readonly Movable[];
   private readonly threads: CpuThreads;
   private readonly turns: Turn[];
@@ -55,6 +61,8 @@ export class ThreadedScheduler extends Scheduler {
   private readonly computes: boolean[];
   /** Core whose turn the machine's thread took last. */
   private lastHere = 0;
+  /** It gave it up, in a busy wait. */
+  private gaveUp = false;
 
   constructor(options: ThreadedSchedulerOptions) {
     super(options);
@@ -73,10 +81,18 @@ export class ThreadedScheduler extends Scheduler {
     if (now - this.balanced >= BALANCE_PERIOD) this.balance(now);
     this.account(now);
     this.nextLook = Number.POSITIVE_INFINITY;
-    const ready = this.ready(now);
-    this.handOver(ready, now);
+    let ready = this.ready(now);
+    const elsewhere = this.turns.filter(({ thread }) => thread !== undefined);
+    this.togetherSince = ready.length + elsewhere.length < 2 ? Number.POSITIVE_INFINITY : Math.min(this.togetherSince, now);
+    if (now - this.togetherSince >= TOGETHER) this.handOver(ready, now);
+    if (ready.length === 0 && elsewhere.length > 0) {
+      // This thread does not sleep while another works: it would have to be woken for the next exit.
+      elsewhere[0].kicked = true;
+      this.takeBack(elsewhere[0]);
+      ready = this.ready(now);
+    }
     const turn = this.nextHere(ready);
-    if (turn === undefined) return false;
+    if (turn === undefined) return this.turns.some(({ thread }) => thread !== undefined);
     this.runHere(turn, ready.length > 1 || this.waits(turn), Math.min(limit, this.nextLook), now);
     return true;
   }
@@ -162,7 +178,7 @@ export class ThreadedScheduler extends Scheduler {
     const after = ready.find((turn) => this.turns.indexOf(turn) > this.lastHere) ?? ready[0];
     const last = this.turns[this.lastHere];
     // A turn is not cut short by a look at the others.
-    const turn = ready.includes(last) && this.options.now() < last.end ? last : after;
+    const turn = !this.gaveUp && ready.includes(last) && this.options.now() < last.end ? last : after;
     this.lastHere = this.turns.indexOf(turn);
     return turn;
   }
@@ -172,13 +188,11 @@ export class ThreadedScheduler extends Scheduler {
     const each = this.movable[cpu];
     if (now >= turn.end) turn.end = now + SLICE;
     const { exits } = each;
-    const gaveUp = each.run(Math.min(limit, contended ? turn.end : now + ALONE), contended);
+    const early = each.run(Math.min(limit, contended ? turn.end : now + ALONE), contended);
     if (each.exits !== exits) this.computes[cpu] = false;
     else if (this.options.now() - now >= COMPUTES) this.computes[cpu] = true;
-    // In a busy wait; not when a thread that came back ended its run.
-    if (gaveUp && contended && !this.threads.all.some(({ returned }) => returned)) {
-      turn.cpu = -1;
-      turn.end = 0;
-    }
+    // Not when a thread that came back ended its run.
+    this.gaveUp = early && !this.threads.all.some(({ returned }) => returned);
+    if (this.gaveUp) turn.cpu = -1;
   }
 }

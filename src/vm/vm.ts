@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { createLog, type Log, type LogRecord } from '../base/log.ts';
-import type { CpuThreads, Engine, WakeWord } from '../engine/contract.ts';
+import type { CpuThreads, Engine } from '../engine/contract.ts';
 import { createSoftEngine } from '../engine/soft/engine.ts';
 import { type Board, createBoard } from '../machine/board.ts';
 import { boot } from '../machine/boot/index.ts';
@@ -27,14 +27,10 @@ export interface VmPorts {
   poll(): void;
   /** The guest is idle: sleep, at most this long, or until there is input. */
   sleep(milliseconds: number): void;
-  /** The word that `sleep` waits on. */
-  readonly wake: WakeWord;
   /** So many bytes of console input were taken by the guest, or dropped. */
   inputTaken(bytes: number): void;
 }
 
-/** How long the machine looks for a virtual CPU that comes back from another thread before it sleeps, ns: being woken takes longer. */
-const SPIN = 20_000;
 /** Longest sleep of an idle machine, ms. */
 const LONGEST_SLEEP = 1000;
 const INPUT_LIMIT = 1 << 17;
@@ -56,7 +52,7 @@ export class Vm {
     private readonly cards: Cards,
     private readonly guard: Guard,
     private readonly sent: { readonly events: number },
-    private readonly threads: CpuThreads | undefined,
+    threads: CpuThreads | undefined,
   ) {
     this.log = createLog('vm', ports.log, config.log);
     this.vcpus = engine.cpus.map((cpu) => new Vcpu(cpu, { engine, board, guard, log: this.log, end: (outcome) => this.end(outcome) }));
@@ -103,7 +99,7 @@ export class Vm {
     });
     const cards = await createCards(config, board, links, createLog('net', ports.log, config.log));
     const guard = createGuard(config, engine, board, ports);
-    const threads = await startThreads(config, engine, ports.wake, createLog('vm', ports.log, config.log));
+    const threads = await startThreads(config, engine, createLog('vm', ports.log, config.log));
     vm = new Vm(config, ports, engine, board, cards, guard, sent, threads);
     const kernel = readKernel(config.kernel.elf);
     const acpi = board.acpiTables();
@@ -216,8 +212,7 @@ export class Vm {
       this.end({ kind: 'halted' });
       return;
     }
-    const { nextLook } = this.scheduler;
-    const deadline = Math.min(board.nextDeadline(), nextLook);
+    const deadline = board.nextDeadline();
     const now = engine.clock.now();
     if (deadline <= now) return;
     if (engine.clock.kind === 'instructions') {
@@ -225,18 +220,7 @@ export class Vm {
       else this.ports.sleep(LONGEST_SLEEP);
       return;
     }
-    const wait = () => this.ports.sleep(Math.min((deadline - now) / 1e6, LONGEST_SLEEP));
-    if (this.threads === undefined) wait();
-    else this.awaitThreads(this.threads, Math.min(deadline, now + SPIN), wait);
-  }
-
-  /** Sleeps until a thread comes back, or until `wait` returns. */
-  private awaitThreads(threads: CpuThreads, spinUntil: number, wait: () => void): void {
-    const { clock } = this.engine;
-    if (threads.all.some(({ cpu }) => cpu !== undefined)) {
-      while (clock.now() < spinUntil) if (threads.all.some(({ returned }) => returned)) return;
-    }
-    threads.sleep(wait);
+    this.ports.sleep(Math.min((deadline - now) / 1e6, LONGEST_SLEEP));
   }
 
   /** The guest stands still until `run` goes on. */
@@ -262,10 +246,10 @@ export class Vm {
 }
 
 /** One thread for each core beside the machine's own, as far as the host has processors. undefined: there is nothing to run in parallel, or no way to. */
-async function startThreads(config: VmConfig, engine: Engine, wake: WakeWord, log: Log): Promise<CpuThreads | undefined> {
+async function startThreads(config: VmConfig, engine: Engine, log: Log): Promise<CpuThreads | undefined> {
   const count = Math.min(config.cores ?? engine.cpus.length, engine.cpus.length, availableParallelism()) - 1;
   if (count < 1 || config.clock !== 'host') return undefined;
-  const threads = await engine.startThreads(count, wake);
+  const threads = await engine.startThreads(count);
   if (threads === undefined)
     log.info(`the virtual CPUs take turns in one thread: memory order of an ${process.arch} host is not that of x86`);
   return threads;

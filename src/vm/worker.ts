@@ -47,7 +47,6 @@ try {
     sleep(milliseconds) {
       Atomics.wait(bellWords, BELL.rung, seen, milliseconds);
     },
-    wake: { buffer: bell, index: BELL.rung },
     inputTaken: (bytes) => {
       Atomics.sub(bellWords, BELL.input, bytes);
     },

@@ -49,26 +49,24 @@ const threadsOf = new WeakMap<Engine, CpuThreads>();
 
 async function runInThreads(guests: readonly Guest[]): Promise<void> {
   const [{ engine }] = guests as [Guest];
-  const wake = { buffer: new SharedArrayBuffer(4), index: 0 };
-  const threads = threadsOf.get(engine) ?? (await engine.startThreads(engine.cpus.length, wake));
+  const threads = threadsOf.get(engine) ?? (await engine.startThreads(engine.cpus.length));
   if (threads === undefined) throw new Error('this engine has no threads here');
   threadsOf.set(engine, threads);
   guests.forEach(({ cpu }, index) => {
     threads.all[index]?.start(cpu, Number.MAX_VALUE, false);
   });
-  const exits = guests.map((_, index) => awaitExit(threads, index, wake.buffer));
+  const exits = guests.map((_, index) => awaitExit(threads, index));
   exits.forEach((exit, index) => {
     if (exit.kind !== 'io' || exit.port !== DONE_PORT) throw new Error(`CPU ${index} came back with ${JSON.stringify(exit)}`);
   });
 }
 
-/** Sleeps until the thread comes back by itself. */
-function awaitExit(threads: CpuThreads, index: number, wake: SharedArrayBuffer): Exit {
+/** Waits until the thread comes back by itself. */
+function awaitExit(threads: CpuThreads, index: number): Exit {
   const thread = threads.all[index];
   if (thread === undefined) throw new Error(`no thread ${index}`);
-  const word = new Int32Array(wake);
-  for (let seen = Atomics.load(word, 0); !thread.returned; seen = Atomics.load(word, 0))
-    threads.sleep(() => Atomics.wait(word, 0, seen, 50));
+  const nobody = new Int32Array(new SharedArrayBuffer(4));
+  while (!thread.returned) Atomics.wait(nobody, 0, 0, 1);
   return thread.finish();
 }
 

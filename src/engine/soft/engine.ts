@@ -114,10 +114,10 @@ export function createSoftEngine(options: SoftOptions): Engine {
       return hidden;
     },
     statistics: () => statistics(space),
-    startThreads: async (count, wake) => {
+    startThreads: async (count) => {
       // V8 compiles plain loads and stores of guest memory to plain moves: they have x86's order on x86 alone.
       if (options.clock !== 'host' || process.arch !== 'x64') return undefined;
-      await threads.start(count, { memory: space.memory, module, blocks: space.cpus, origin: clock.origin, wake });
+      await threads.start(count, { memory: space.memory, module, blocks: space.cpus, origin: clock.origin });
       space.words[(space.shared + SHARED_PARALLEL) >>> 2] = 1;
       return threads;
     },

@@ -9,13 +9,12 @@ import { EVENT_KICK, EVENTS } from './core/layout.ts';
 import { EXIT_FAILED, Executor } from './executor.ts';
 import { MACHINE, MAIL, MAIL_FAILURE, MAIL_UNTIL, STATE, type ThreadData } from './threads.ts';
 
-const { memory, module, blocks, origin, mail, machine, wake } = workerData as ThreadData;
+const { memory, module, blocks, origin, mail, machine } = workerData as ThreadData;
 const words = new Uint32Array(memory.buffer);
 const mailWords = new Int32Array(mail);
 const until = new Float64Array(mail, MAIL_UNTIL, 1);
 const failure = new Uint8Array(mail, MAIL_FAILURE);
 const machineWords = new Int32Array(machine);
-const bell = new Int32Array(wake.buffer);
 const clock = new SoftClock('host', origin);
 const executors = blocks.map((block) => {
   const core = instantiate(module, memory, () => clock.now());
@@ -26,24 +25,25 @@ const executors = blocks.map((block) => {
 /** Looks before the thread sleeps, about 20 us: waking it costs the other one more than that. */
 const SPINS = 2000;
 
-function awaitOrder(): number {
-  for (let spins = 0; spins < SPINS; spins++) {
+/** True: there is a CPU to execute, and it is this thread's from now on. */
+function awaitOrder(): boolean {
+  for (let spins = 0; ; spins++) {
     const state = Atomics.load(mailWords, MAIL.state);
-    if (state !== STATE.returned && state !== STATE.free) return state;
-  }
-  Atomics.store(mailWords, MAIL.sleeps, 1);
-  for (;;) {
-    const state = Atomics.load(mailWords, MAIL.state);
-    if (state !== STATE.returned && state !== STATE.free) {
+    if (state === STATE.quit) return false;
+    if (state === STATE.given) {
+      // The machine's thread may have changed its mind.
+      if (Atomics.compareExchange(mailWords, MAIL.state, STATE.given, STATE.runs) === STATE.given) return true;
+    } else if (spins >= SPINS) {
+      Atomics.store(mailWords, MAIL.sleeps, 1);
+      Atomics.wait(mailWords, MAIL.state, state);
       Atomics.store(mailWords, MAIL.sleeps, 0);
-      return state;
+      spins = 0;
     }
-    Atomics.wait(mailWords, MAIL.state, state);
   }
 }
 
 parentPort?.postMessage('ready');
-while (awaitOrder() !== STATE.quit) {
+while (awaitOrder()) {
   const executor = executors[mailWords[MAIL.cpu] as number] as Executor;
   clock.now(); // the executor goes by this reading
   const code = executor.run(until[0] as number);
@@ -53,8 +53,4 @@ while (awaitOrder() !== STATE.quit) {
   if (Atomics.compareExchange(mailWords, MAIL.state, STATE.runs, STATE.returned) !== STATE.runs) continue;
   const current = Atomics.load(machineWords, MACHINE.current);
   if (current >= 0) Atomics.or(words, ((blocks[current] as number) + EVENTS) >>> 2, EVENT_KICK);
-  if (Atomics.load(machineWords, MACHINE.asleep) !== 0) {
-    Atomics.add(bell, wake.index, 1);
-    Atomics.notify(bell, wake.index);
-  }
 }

@@ -9,9 +9,10 @@
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import type { Cpu, CpuThread, CpuThreads, Exit, WakeWord } from '../contract.ts';
+import type { Cpu, CpuThread, CpuThreads, Exit } from '../contract.ts';
 import type { HostTime } from './clock.ts';
 import type { SoftCpu } from './cpu.ts';
+import { EXIT_BUDGET } from './core/layout.ts';
 import { EXIT_FAILED } from './executor.ts';
 
 /** Words of a mailbox; the time until which a CPU runs and the text of a failure follow. */
@@ -19,9 +20,10 @@ export const MAIL = { state: 0, cpu: 1, code: 2, sleeps: 3 } as const;
 export const MAIL_UNTIL = 16;
 export const MAIL_FAILURE = 24;
 const MAIL_SIZE = 2048;
-export const STATE = { free: 0, runs: 1, returned: 2, quit: 3 } as const;
-/** Words about the machine's thread: the CPU that it executes, -1 for none; 1 while it sleeps on the wake word. */
-export const MACHINE = { current: 0, asleep: 1 } as const;
+/** given: the thread has not begun yet. */
+export const STATE = { free: 0, given: 1, runs: 2, returned: 3, quit: 4 } as const;
+/** Words about the machine's thread: the CPU that it executes, -1 for none. */
+export const MACHINE = { current: 0 } as const;
 
 /** What a thread gets. */
 export interface ThreadData {
@@ -31,7 +33,6 @@ export interface ThreadData {
   readonly origin: HostTime;
   readonly mail: SharedArrayBuffer;
   readonly machine: SharedArrayBuffer;
-  readonly wake: WakeWord;
 }
 
 /** Looks at a thread that is about to come back before napping between them, and the nap, ms. */
@@ -59,7 +60,7 @@ class SoftThread implements CpuThread {
     this.threads.busy += 1;
     this.words[MAIL.cpu] = cpu.index;
     this.until[0] = until;
-    this.order(STATE.runs);
+    this.order(STATE.given);
   }
 
   private order(state: number): void {
@@ -73,7 +74,10 @@ class SoftThread implements CpuThread {
 
   /** Waits until the CPU that it has executes nothing any more. */
   recall(): void {
-    if (this.cpu === undefined || this.returned) return;
+    if (this.cpu === undefined) return;
+    // It may be asleep still: then it is not waited for.
+    if (Atomics.compareExchange(this.words, MAIL.state, STATE.given, STATE.returned) === STATE.given) this.words[MAIL.code] = EXIT_BUDGET;
+    if (this.returned) return;
     this.cpu.kick();
     for (let spins = 0; !this.returned; spins++) if (spins > SPINS) Atomics.wait(this.words, MAIL.state, STATE.runs, NAP);
   }
@@ -140,12 +144,6 @@ export class SoftThreads implements CpuThreads {
 
   leave(): void {
     Atomics.store(this.words, MACHINE.current, -1);
-  }
-
-  sleep(wait: () => void): void {
-    Atomics.store(this.words, MACHINE.asleep, 1);
-    if (!this.threads.some(({ returned }) => returned)) wait();
-    Atomics.store(this.words, MACHINE.asleep, 0);
   }
 
   /** No thread executes anything until the machine's thread hands over the next CPU. What they came back with waits for `finish`. */
