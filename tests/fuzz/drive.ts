@@ -15,6 +15,10 @@ const CPUS = 2;
 const STACK_PAGES = 4;
 const STACKS = [STACK, STACK + 0x1_0000];
 const DATA = CORE + 0x4000;
+const GATE_PAGE = CORE + 0x1000;
+const GATE_COPY = 0x60_0000;
+const USER_PAGE = 0x40_0000;
+const USER_FRAME = 0x61_0000;
 const ALIAS = KERNEL.kfunc + 0x10_0000;
 const MSR_GS_BASE = 0xc000_0101;
 /** With this GS base the kernel's preempt_count lies in the module's private page. */
@@ -87,6 +91,8 @@ const pick = <T>(list: readonly T[], number: number): T => list[number % list.le
 export class Drive {
   private readonly guest: Guest;
   private readonly model: Model;
+  /** Two frames with the same gates in them: the guest maps now one, now the other. */
+  private readonly gateFrames: readonly number[];
   private readonly regions: (Region & { readonly actual: Buffer; readonly frame: number })[];
 
   constructor(policy: Policy, shadowStacks: boolean) {
@@ -95,6 +101,9 @@ export class Drive {
     guest.stack(STACKS[1]);
     guest.load(image);
     guest.tables.map(ALIAS, guest.cpu.translate(CORE, false));
+    guest.tables.map(USER_PAGE, USER_FRAME); // memory that could serve as a stack, but for its address
+    this.gateFrames = [guest.cpu.translate(GATE_PAGE, false), GATE_COPY];
+    guest.engine.memory.bytes.copyWithin(GATE_COPY, this.gateFrames[0], this.gateFrames[0] + PAGE_SIZE);
     this.regions = [...STACKS.map((base) => [base, STACK_PAGES]), [DATA, 1]].map(([base, pages]) => {
       const frame = guest.cpu.translate(base, true);
       const { buffer } = guest.engine.memory.bytes;
@@ -210,8 +219,13 @@ export class Drive {
     guest.engine.cpus[cpu].registers.words.set(registers);
   }
 
-  /** The guest maps or unmaps a page of a stack. */
+  /** The guest maps or unmaps a page of a stack, or has its gates elsewhere. */
   private togglePage(number: number): void {
+    if (number % 16 === 15) {
+      this.model.gatesMapped = 1 - this.model.gatesMapped;
+      this.guest.tables.map(GATE_PAGE, this.gateFrames[this.model.gatesMapped]);
+      return;
+    }
     const region = this.regions[number % 2];
     const page = (number >> 1) % STACK_PAGES;
     region.present[page] = !region.present[page];

@@ -109,6 +109,9 @@ export class Model {
   };
   readonly refusals: Record<string, number> = {};
   readonly violations: Record<string, number> = {};
+  /** Which of two frames with the same gates is mapped where the gates are, and which was when the module was loaded. */
+  gatesMapped = 0;
+  private gatesLoaded = 0;
   private initEntered = false;
   private initThere = false;
   private justQuarantined = false;
@@ -139,7 +142,10 @@ export class Model {
     if (gate === G.reentry) return this.returnIn(cpu);
     const event = this.find('event', this.rsp(cpu));
     if (event?.address === GATES + 16 * gate) return this.resume(cpu, event.address);
-    return ENTRIES.has(gate) ? this.callIn(cpu, gate) : this.breach('gate-misused');
+    if (!ENTRIES.has(gate)) return this.breach('gate-misused');
+    if (this.gatesMapped === this.gatesLoaded) return this.callIn(cpu, gate);
+    this.end(); // other memory is where the module was
+    return this.unloadedGate(cpu, gate);
   }
 
   /** The next instruction of a CPU may not be executed where it is. */
@@ -194,6 +200,7 @@ export class Model {
   private unloadedGate(cpu: number, gate: number): Verdict {
     if (gate !== G.init) return this.refuse(cpu, ENTRIES.has(gate) ? 'init-not-first' : 'not-registered');
     this.state = 'loading';
+    this.gatesLoaded = this.gatesMapped;
     this.initEntered = false;
     this.initThere = true;
     return this.callIn(cpu, gate);

@@ -33,6 +33,8 @@ export interface Limits {
   seed: number;
   /** ms. */
   time?: number;
+  /** False: a case that fails is reported as it is. */
+  shorten?: boolean;
   /** After each case. */
   tick?(steps: number): void;
 }
@@ -86,7 +88,10 @@ export function unpackCase(text: string): number[] {
 }
 
 /** Runs cases seed, seed + 1, ... Throws CaseFailed. */
-export async function run(target: Target, { steps, seed, time = Number.POSITIVE_INFINITY, tick }: Limits): Promise<Totals> {
+export async function run(
+  target: Target,
+  { steps, seed, time = Number.POSITIVE_INFINITY, shorten: wanted = true, tick }: Limits,
+): Promise<Totals> {
   const bench = await target.prepare();
   const totals: Totals = { steps: 0, cases: 0, reached: bench.reached };
   const started = performance.now();
@@ -97,7 +102,8 @@ export async function run(target: Target, { steps, seed, time = Number.POSITIVE_
         const made = bench.run(new Random(number));
         totals.steps += typeof made === 'number' ? made : await made;
       } catch (thrown) {
-        throw new CaseFailed(target.name, number, asError(thrown), await shorten(target, number, asError(thrown)));
+        const problem = asError(thrown);
+        throw new CaseFailed(target.name, number, problem, wanted ? await shorten(target, number, problem) : undefined);
       }
       tick?.(totals.steps);
     }

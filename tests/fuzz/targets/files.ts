@@ -446,7 +446,7 @@ const payload: Target = {
   name: 'payload',
   about: 'changed and random compressed data (gzip, zstd, lz4) and program headers: data, or a UserError',
   unit: 'file',
-  share: 2000,
+  share: 1000,
   reaches: ['gzip', 'zstd', 'lz4', 'refused', 'headers'],
   prepare() {
     const text = Buffer.from('a text that repeats itself, a text that repeats itself; '.repeat(8));
