@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
 /*
  * What goes wrong in modules: warnings, bugs, bad pointers, an init function that fails. Parameter `fail`: 1, init fails at once; 2, after it has
- * registered things and taken them back. Writing to /dev/faults: `warn` warns; `bug` and `null` end the writer. (An entry of
+ * registered things and taken them back. Writing to /dev/faults: `warn` warns; `bug`, `null` and `wild` end the writer. (An entry of
  * /proc or sysfs could not be taken away again: the kernel waits for whoever died in it.)
  */
 #include <linux/delay.h>
@@ -79,6 +79,8 @@ static ssize_t do_write(struct file *file, const char __user *buffer, size_t len
 		BUG();
 	if (!strncmp(word, "null", 4))
 		return read_through((int *)16);
+	if (!strncmp(word, "wild", 4))
+		((void (*)(void))0x1000)(); /* no code there, and no kernel address: guarded, the module is quarantined */
 	if (!strncmp(word, "warn", 4))
 		WARN(1, "asked for\n");
 	return length;
@@ -123,6 +125,7 @@ static int __init faults_init(void)
 		unregister_things();
 		return -ENODEV;
 	}
+	pr_info("faults: loaded\n");
 	return 0;
 }
 

@@ -10,8 +10,9 @@ export const EXIT_CODES = {
   panic: { code: 34, meaning: 'the guest kernel panicked' },
   watchdog: { code: 36, meaning: 'a time limit ended the run' },
   violation: { code: 40, meaning: 'a guarded module broke a border rule and the policy says stop' },
-  refused: { code: 41, meaning: 'a guarded module was refused' },
+  refused: { code: 41, meaning: 'a guarded module was refused; for a VM: it ended by itself' },
   unaudited: { code: 42, meaning: 'events were lost: the event log could not be written' },
+  quarantined: { code: 43, meaning: 'a guarded module broke a border rule and lost its privileges; the VM ended by itself' },
   interrupted: { code: 130, meaning: 'ended by SIGINT' },
   terminated: { code: 143, meaning: 'ended by SIGTERM' },
 } as const;

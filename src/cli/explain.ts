@@ -1,10 +1,23 @@
-/** `portcullis explain REASON`: what a refusal, violation or crossing means. */
+/** `portcullis explain REASON`: what a refusal, violation or crossing means, and what to look at. */
 import type { Command } from 'commander';
 import { UserError } from '../base/errors.ts';
 import { CROSSINGS, ENDINGS, explain, REFUSALS, VIOLATIONS } from '../monitor/reasons.ts';
+import { ADVICE } from './advice.ts';
 import { action } from './command.ts';
 import { nearest } from './nearest.ts';
 import { columns, printJson } from './output.ts';
+
+const WIDTH = 88;
+
+function wrap(text: string): string {
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    const last = lines[lines.length - 1];
+    if (last.length + word.length < WIDTH) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(` ${word}`);
+  }
+  return lines.map((line) => ` ${line}`).join('\n');
+}
 
 export function addExplainCommand(program: Command): void {
   const command = program
@@ -32,8 +45,9 @@ export function addExplainCommand(program: Command): void {
       );
       throw new UserError(`no such reason: ${reason}`, `${near ? `Did you mean ${near}? ` : ''}portcullis explain lists them all`);
     }
-    if (json) printJson({ reason, text });
-    else console.log(`${reason}: ${text}`);
+    const advice = Object.hasOwn(ADVICE, reason) ? ADVICE[reason as keyof typeof ADVICE] : undefined;
+    if (json) printJson({ reason, text, advice });
+    else console.log([`${reason}: ${text}`, ...(advice === undefined ? [] : [wrap(advice)])].join('\n'));
     return 0;
   });
 }

@@ -22,6 +22,10 @@ Examples:
   portcullis run --kernel ./bzImage --initramfs ./root.cpio --append "debug" --memory 512M
   portcullis run --kernel ./test.elf --debug-exit 0xf4 --clock instructions
 
+Exit codes of a machine that ended by itself: 0 all went well, 41 a guarded module was
+refused, 43 one was quarantined; why is in its report (--json), its events, and in the log
+of the guest (dmesg). 'portcullis explain REASON' says what to look at.
+
 Leave the console with ctrl-a x; ctrl-a h shows more keys.
 Each option may also stand in the config file ("memory": "512M") or in the
 environment (PORTCULLIS_MEMORY=512M); flags win, then the environment.

@@ -30,6 +30,8 @@ export interface Ended {
 
 /** Events kept for the caller; the stream itself is not limited. */
 const EVENTS_KEPT = 1000;
+/** Modules told of in one line. */
+const MODULES_TOLD = 8;
 /** A guest kernel says this before it stops; there is no other sign of a panic. */
 const PANIC = 'Kernel panic - not syncing';
 /** A closed terminal ends the run as a request to terminate does. */
@@ -65,6 +67,12 @@ function exitOf(outcome: Outcome, panicked: boolean): ExitName {
     default:
       return unreachable(outcome);
   }
+}
+
+/** A machine that ended well, seen with what became of its modules. */
+function exitWithModules({ refusals, modules }: VmReport): ExitName {
+  if (modules.some(({ state }) => state === 'quarantined')) return 'quarantined';
+  return refusals.some(({ module }) => module !== '') ? 'refused' : 'ok';
 }
 
 export async function supervise(config: VmConfig, supervision: Supervision): Promise<Ended> {
@@ -129,7 +137,9 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
     closed = await stream?.close();
     const eventsLost = closed?.lost ?? 0;
     let exit = outcome.kind === 'stopped' ? (cause ?? 'ok') : exitOf(outcome, panicked);
-    if (exit === 'ok' && eventsLost > 0 && supervision.eventsLost !== 'continue') exit = 'unaudited';
+    if (exit === 'ok' && outcome.kind !== 'debug-exit') exit = exitWithModules(report);
+    if ((exit === 'ok' || exit === 'refused' || exit === 'quarantined') && eventsLost > 0 && supervision.eventsLost !== 'continue')
+      exit = 'unaudited';
     const code = outcome.kind === 'debug-exit' ? outcome.code & 0xff : EXIT_CODES[exit].code;
     return { outcome, report, exit, code, events, eventsLost };
   } finally {
@@ -140,8 +150,23 @@ export async function supervise(config: VmConfig, supervision: Supervision): Pro
   }
 }
 
-/** One line for people on how a machine ended. */
-export function describeEnd({ outcome, exit }: Ended): string {
+/** One line for people on how a machine ended, and what became of its modules. */
+export function describeEnd(ended: Ended): string {
+  return [describeOutcome(ended), ...describeModules(ended.report)].join('; ');
+}
+
+/** What became of modules that did not get what they wanted, a few words each. */
+function describeModules({ modules, refusals }: VmReport): string[] {
+  const quarantined = modules.filter(({ state }) => state === 'quarantined').map(({ module }) => module);
+  const broken = refusals.filter(({ module }) => module === '').map(({ reason }) => reason);
+  const refused = refusals.filter(({ module, reason }) => module !== '' && reason !== 'quarantined');
+  return [
+    ...quarantined.map((module) => `${module} was quarantined (${broken.join(', ')})`),
+    ...refused.map(({ module, reason }) => `${module} was refused (${reason})`),
+  ].slice(0, MODULES_TOLD);
+}
+
+function describeOutcome({ outcome, exit }: Ended): string {
   if (exit === 'panic') return 'the guest kernel panicked';
   if (exit === 'watchdog') return 'the time limit was reached';
   if (exit === 'unaudited' && outcome.kind === 'stopped') return 'stopped: its event log could not be written';

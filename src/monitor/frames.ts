@@ -6,7 +6,8 @@
 import { on } from '../base/defence-switch.ts';
 import { REGISTER_COUNT, SHADOW_STACK_DEPTH } from '../engine/contract.ts';
 
-export const FRAME = { callIn: 1, callOut: 2, event: 3 } as const;
+/** print: a refused call that prints first (guest-log.ts). */
+export const FRAME = { callIn: 1, callOut: 2, event: 3, print: 4 } as const;
 export type FrameKind = (typeof FRAME)[keyof typeof FRAME];
 
 /** Linux kernel stacks are 16 KiB, aligned to their size (arch/x86/include/asm/page_64_types.h: THREAD_SIZE_ORDER 2). */

@@ -10,6 +10,7 @@ import type { ImageSource } from './image.ts';
 import { PrivateMemory } from './private-memory.ts';
 import type { PrivateSection } from './private-memory.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from './privilege.ts';
+import type { ViolationReason } from './reasons.ts';
 import type { LinearRange, PlacedPage, Placement } from './relocate.ts';
 import type { Solution } from './solve.ts';
 import { Status } from './status.ts';
@@ -60,6 +61,8 @@ interface Mapped {
 
 export class Instance implements PrivilegeTarget {
   state: InstanceState = 'loading';
+  /** The rule that put it into quarantine. */
+  broken: ViolationReason | undefined;
   readonly view: View;
   readonly module: string;
   readonly gateBase: number;

@@ -13,6 +13,8 @@ import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
 import { createAudit } from './audit.ts';
 import type { AuditBody, AuditPort } from './audit.ts';
 import { Border } from './border.ts';
+import { GuestLog } from './guest-log.ts';
+import type { Speaker } from './guest-log.ts';
 import { ramPage } from './guest-memory.ts';
 import type { ImageSource } from './image.ts';
 import { GATE, Instance } from './instance.ts';
@@ -106,6 +108,9 @@ export class Monitor {
   private readonly log: Log;
   private readonly emit: (body: AuditBody) => boolean;
   private readonly border: Border;
+  private readonly guestLog: GuestLog;
+  /** What the guest's log was told: module, reason and instance. Bounded, since the log is. */
+  private readonly told = new Set<string>();
   private readonly owners: Uint8Array;
   private readonly registrations: readonly Registration[];
   private readonly registrationOf = new Map<Instance, Registration>();
@@ -123,6 +128,7 @@ export class Monitor {
     this.emit = createAudit(options.audit, () => options.engine.clock.now());
     this.owners = new Uint8Array(Math.ceil(options.engine.memory.size / PAGE_SIZE));
     this.border = new Border(options.engine, this.owners, this.instances);
+    this.guestLog = new GuestLog(options.engine.memory, this.border.frames, this.border.stack);
     this.registrations = options.modules.map((module) => ({ ...module, callOuts: new Map(), callIns: new Map() }));
     for (const { image, digest, decision } of this.registrations) {
       const privileges = decision.granted ? decision.privileges.map(({ description }) => description) : [];
@@ -306,7 +312,8 @@ export class Monitor {
     }
     const what = gateName(instance, gate);
     if (instance.state === 'quarantined') {
-      this.refuse(cpu, instance.module, 'quarantined', what);
+      if (this.border.refuse(cpu)) this.tellQuarantine(cpu, instance);
+      this.countRefusal(instance.module, 'quarantined', what);
       if (gate === instance.image.cleanupGate) this.endInstance(instance, 'unloaded');
       return 'handled';
     }
@@ -330,11 +337,13 @@ export class Monitor {
 
   private returnIn(cpu: Cpu, instance: Instance): Verdict {
     if (instance.state === 'quarantined') {
+      if (this.guestLog.returned(cpu)) return 'handled';
       this.countRefusal(instance.module, 'quarantined', 'a kernel function returned to it');
       this.abandon(cpu, instance);
       return 'handled';
     }
     const broken = this.border.returnIn(cpu, instance);
+    if (broken === 'no-frame' && this.guestLog.returned(cpu)) return 'handled';
     if (broken !== null) return this.violation(cpu, instance, broken, `return-in at stack pointer ${stackPointer(cpu)}`);
     this.crossings.returnIn += 1;
     count(instance, -1);
@@ -444,11 +453,12 @@ export class Monitor {
   private unknownGate(cpu: Cpu, address: number): Verdict {
     const { memory } = this.engine;
     if ((cpu.privilegeLevel !== 0 && on('gate-privilege-level')) || !looksLikeGate(cpu, memory, address)) return 'not-mine';
+    if (this.guestLog.returned(cpu)) return 'handled';
     for (const instance of this.instances.all) {
       const page = instance.gateBase;
       if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
     }
-    let best: { module: string; reason: RefusalReason; detail: string } = {
+    let best: { module: string; reason: RefusalReason; detail: string; speaker?: Speaker } = {
       module: '(unknown)',
       reason: 'not-registered',
       detail: `gate at ${hex(address)}`,
@@ -457,18 +467,19 @@ export class Monitor {
       for (const offset of matchingOffsets(cpu, memory, registration.image, address)) {
         const { image, decision } = registration;
         const gate = offset / GATE_SIZE;
+        const about = { module: image.module, speaker: { image, gateBase: address - offset } };
         if (!decision.granted) {
-          if (best.reason === 'not-registered') best = { module: image.module, reason: 'no-grant', detail: decision.reason };
+          if (best.reason === 'not-registered') best = { ...about, reason: 'no-grant', detail: decision.reason };
         } else if (!mayComeFirst(image, gate) && on('init-first')) {
-          best = { module: image.module, reason: 'init-not-first', detail: `entered at gate ${gate}` };
+          best = { ...about, reason: 'init-not-first', detail: `entered at gate ${gate}` };
         } else {
           const result = this.load(cpu, registration, decision.privileges, address - offset);
           if (result instanceof Instance) return this.callIn(cpu, result, gate, address);
-          best = { module: image.module, reason: result.reason, detail: result.detail };
+          best = { ...about, reason: result.reason, detail: result.detail };
         }
       }
     }
-    return this.refuse(cpu, best.module, best.reason, best.detail);
+    return this.refuse(cpu, best.module, best.reason, best.detail, best.speaker);
   }
 
   private load(cpu: Cpu, registration: Registration, privileges: readonly Privilege[], gateBase: number): Instance | Refusal {
@@ -513,10 +524,25 @@ export class Monitor {
   }
 
   /** Refuses an entry: the call returns -1 to the kernel. */
-  private refuse(cpu: Cpu, module: string, reason: RefusalReason, detail: string): Verdict {
-    this.border.refuse(cpu); // where the stack cannot be read, the int3 behind the gate answers
+  private refuse(cpu: Cpu, module: string, reason: RefusalReason, detail: string, speaker?: Speaker): Verdict {
+    // Where the stack cannot be read, the int3 behind the gate answers.
+    if (this.border.refuse(cpu)) this.tell(cpu, `${module} ${reason}`, `${module}: refused, ${reason}: ${REFUSALS[reason]}`, speaker);
     this.countRefusal(module, reason, detail);
     return 'handled';
+  }
+
+  private tellQuarantine(cpu: Cpu, instance: Instance): void {
+    const { module, broken } = instance;
+    if (broken === undefined) return;
+    const text = `${module}: quarantined, ${broken}: ${VIOLATIONS[broken]}; calls of it fail from now on`;
+    this.tell(cpu, `${instance.instance}`, text, instance);
+  }
+
+  /** Puts a line into the guest's own log, once for each `key`, on the way of a CPU that was just sent back to the kernel. */
+  private tell(cpu: Cpu, key: string, text: string, speaker: Speaker | undefined): void {
+    if (this.told.has(key) || cpu.privilegeLevel !== 0) return;
+    const whole = this.instances.all.filter((other) => ramPage(cpu, this.engine.memory, other.gateBase) === other.frameAt(other.gateBase));
+    if (this.guestLog.say(cpu, speaker === undefined ? whole : [speaker, ...whole], text)) this.told.add(key);
   }
 
   private countRefusal(module: string, reason: RefusalReason, detail: string): void {
@@ -550,6 +576,7 @@ export class Monitor {
     if (policy === 'log' || !on('quarantine') || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
     this.detach(instance);
     instance.state = 'quarantined';
+    instance.broken = reason;
     this.quarantined = instance;
     this.emit({ event: 'module.quarantined', ...about, reason });
     return policy === 'stop' ? { stop: `${instance.module}: ${VIOLATIONS[reason]} (${detail})` } : 'handled';
@@ -564,9 +591,11 @@ export class Monitor {
 
   /** True if an entry was ended and the CPU is back in the kernel. */
   private abandon(cpu: Cpu, instance: Instance): boolean {
+    const { state } = instance;
     const frame = this.border.abandon(cpu, instance);
     if (frame < 0) return false;
     this.entryDone(instance, this.border.frames.detail[frame], true);
+    if (state === 'quarantined') this.tellQuarantine(cpu, instance);
     return true;
   }
 

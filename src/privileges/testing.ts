@@ -74,6 +74,8 @@ export interface TinyOptions {
   version?: number;
   private?: boolean;
   privateName?: string;
+  /** It imports the kernel's print function. */
+  prints?: boolean;
   /** The gate `probe` is that of a parameter's setter. */
   setter?: boolean;
 }
@@ -146,6 +148,7 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     { kind: 'call', offset: 0x80, symbol: '__stack_chk_fail' },
     { kind: 'call', offset: 0x90, symbol: 'kernel_fpu_begin_mask' },
     { kind: 'call', offset: 0xa0, symbol: 'kernel_fpu_end' },
+    ...(options.prints ? [{ kind: 'call' as const, offset: 0xb0, symbol: '_printk' }] : []),
   ];
   const gateBytes = new Uint8Array(PAGE_SIZE).fill(0xcc);
   const gateRelocations: ImageRelocation[] = [];
@@ -251,6 +254,7 @@ export const KERNEL: Record<string, number> = {
   __stack_chk_fail: -0x7eff_0000,
   kernel_fpu_begin_mask: -0x7efe_0000,
   kernel_fpu_end: -0x7efd_0000,
+  _printk: -0x7efb_0000,
   jiffies: -0x7e00_0000,
   eth_validate_addr: -0x7efc_0000,
   preempt_count: 0x3_1f00,

@@ -112,7 +112,8 @@ export interface VmReport {
   /** `calls`: over all its instances. */
   modules: {
     module: string;
-    state: 'not granted' | 'registered' | 'loading' | 'live' | 'quarantined' | 'ended';
+    /** quarantined: one of its instances was. refused: it was, and never ran. */
+    state: 'not granted' | 'registered' | 'refused' | 'loading' | 'live' | 'quarantined' | 'ended';
     calls: { in: number; out: number };
   }[];
   refusals: { module: string; reason: string; detail: string; count: number }[];

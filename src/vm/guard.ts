@@ -27,6 +27,8 @@ import { PrivilegeSet } from '../privileges/privileges.ts';
 import type { RegisteredModule, VmConfig, VmEvent, VmReport } from './config.ts';
 import type { VmPorts } from './vm.ts';
 
+type ModuleState = VmReport['modules'][number]['state'];
+
 export interface Guard {
   /** `failed`: an invariant does not hold; the machine must not run on. */
   handle(cpu: Cpu, exit: Exit): Verdict | { failed: string };
@@ -63,7 +65,9 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     report: (event) => ports.event({ ...event, time: engine.clock.now() }),
   });
   const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
+  const quarantined = new Set<string>();
   const audit = (event: AuditEvent) => {
+    if (event.event === 'module.quarantined') quarantined.add(event.module);
     if (event.event === 'module.refused') {
       const key = `${event.module} ${event.reason}`;
       const known = refusals.get(key) ?? { module: event.module, reason: event.reason, detail: event.detail, count: 0 };
@@ -104,6 +108,14 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     if (interrupted) event.interrupted = 'yes';
     ports.event(event);
     log.info('access to a withheld device refused', { ...event });
+  };
+
+  const stateOf = (module: string, granted: boolean, now: ModuleState | undefined, ran: boolean): ModuleState => {
+    if (quarantined.has(module)) return 'quarantined';
+    if (now !== undefined) return now;
+    if (!granted) return 'not granted';
+    if (ran) return 'ended';
+    return [...refusals.values()].some((refusal) => refusal.module === module) ? 'refused' : 'registered';
   };
 
   return {
@@ -150,7 +162,7 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
           .sort((a, b) => b.count - a.count),
         modules: status.map(({ module, granted, instances, callIns, callOuts }) => ({
           module,
-          state: instances.at(-1)?.state ?? (!granted ? 'not granted' : callIns.length > 0 ? 'ended' : 'registered'),
+          state: stateOf(module, granted, instances.at(-1)?.state, callIns.length > 0),
           calls: { in: total(callIns), out: total(callOuts) },
         })),
         refusals: [
