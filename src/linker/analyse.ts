@@ -11,6 +11,7 @@ import { GATE_SECTION } from '../policy/manifest.ts';
 import { HEAP_HEADER, HEAP_SECTION } from '../policy/private-memory.ts';
 import { applyAlternatives } from './alternatives.ts';
 import { classify, type Decision, describeSite, fieldWidth, type OwnFunction } from './classify.ts';
+import { leavesToKernel } from './device-routines.ts';
 import { frozenCode } from './frozen.ts';
 import { parameterSetters } from './parameters.ts';
 import { Problems } from './problems.ts';
@@ -41,6 +42,8 @@ export interface Analysis {
   entries: OwnFunction[];
   /** Those of `entries`, by first name, that the kernel calls before the init function. */
   beforeInit: ReadonlySet<ElfSymbol>;
+  /** Helpers for device registers, by name: the module gets routines of its own. */
+  deviceRoutines: Map<string, ElfSymbol>;
   /** Undefined symbols called. */
   calls: ElfSymbol[];
   /** Names of undefined symbols used as data or address, sorted. */
@@ -64,6 +67,7 @@ export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
     edits: [],
     entries: [],
     beforeInit: parameterSetters(object),
+    deviceRoutines: new Map(),
     calls: [],
     imports: [],
     registers: new Set(),
@@ -138,6 +142,10 @@ function classifyAll(object: ElfObject, removed: ReadonlySet<Section>, analysis:
             jump: decision.jump,
           });
           continue;
+        case 'device-routine':
+          analysis.deviceRoutines.set(decision.symbol.name, decision.symbol);
+          if (leavesToKernel(decision.symbol.name)) calls.add(decision.symbol);
+          break;
         case 'call-out':
           calls.add(decision.symbol);
           break;

@@ -7,6 +7,7 @@
 import { hex, hexBytes } from '../base/hex.ts';
 import { R, relocationName } from '../elf/constants.ts';
 import { type ElfSymbol, type FunctionIndex, type Relocation, type Section, symbolName } from '../elf/object.ts';
+import { isDeviceRoutine } from './device-routines.ts';
 import { isPositionList } from './section-rules.ts';
 import { thunkRegister } from './thunks.ts';
 
@@ -28,6 +29,8 @@ export type Decision =
   | { kind: 'indirect'; register: string }
   /** Call or jump to a kernel function: goes to its call gate. */
   | { kind: 'call-out'; symbol: ElfSymbol }
+  /** Call or jump to a helper for device registers: goes to the module's own routine. */
+  | { kind: 'device-routine'; symbol: ElfSymbol }
   /** `call *mem` or `jmp *mem`: stays; the monitor meets the fetch. */
   | { kind: 'memory-branch'; jump: boolean }
   /** The address of an own function where someone may call it: becomes its entry gate's. `addend` is the new one. */
@@ -108,6 +111,7 @@ function classifyBranch(section: Section, relocation: Relocation, form: 'call' |
     return form === 'call' ? { kind: 'function-entry' } : problem(section, relocation, 'jumps to __fentry__');
   if (symbol.name === '__x86_return_thunk')
     return form === 'jump' ? { kind: 'return' } : problem(section, relocation, 'calls the return thunk');
+  if (isDeviceRoutine(symbol.name)) return { kind: 'device-routine', symbol };
   if (!symbol.name.startsWith('__x86_indirect_')) return { kind: 'call-out', symbol };
   const register = thunkRegister(symbol.name);
   return register === undefined ? problem(section, relocation, 'uses an unknown indirect branch thunk') : { kind: 'indirect', register };

@@ -56,6 +56,23 @@ describe('control transfers', () => {
     expect(linkAt(linked, '.text', 21)).toBe('guard.jmp.rax-4');
   });
 
+  test("helpers for device registers go to the module's own routines, which leave to the kernel by its gate", () => {
+    const tiny = new TinyModule();
+    tiny.function('registers', (code) => code.call(tiny.kernel('memcpy_toio')).call(tiny.kernel('ioread32')).jump(tiny.kernel('ioread32')));
+    const linked = link(tiny);
+    const section = linked.object.section('.text.device');
+    expect(Buffer.from(section!.data).toString('hex')).toMatch(/^4881ffffff030076038b07c3.*e900000000cc+4885d2.*a4c3cc*$/);
+    expect([16, 21, 26].map((offset) => linkAt(linked, '.text', offset))).toEqual([
+      'guard.device.memcpy_toio-4',
+      'guard.device.ioread32-4',
+      'guard.device.ioread32-4',
+    ]);
+    expect(linkAt(linked, '.text.device', 27)).toBe('guard.out.ioread32-4');
+    expect(linked.manifest.gates.map(({ symbol }) => symbol)).toContain('ioread32');
+    expect(linked.manifest.gates.map(({ symbol }) => symbol)).not.toContain('memcpy_toio');
+    expect(linked.object.symbols.map(({ name }) => name)).not.toContain('memcpy_toio');
+  });
+
   test('a call through memory stays, and is an import', () => {
     const tiny = new TinyModule();
     tiny.function('pv', (code) => code.emit(0xff, 0x15).field(R.pc32, tiny.kernel('pv_ops'), 4));

@@ -14,13 +14,14 @@ import type { LinkPolicy } from '../policy/link-policy.ts';
 import { GATE_PORT, type Gate, type Manifest, type ManifestSection } from '../policy/manifest.ts';
 import { HEAP_SECTION } from '../policy/private-memory.ts';
 import { type Analysis, analyse, type Edit } from './analyse.ts';
+import { addDeviceRoutines, type DeviceRoutines } from './device-routines.ts';
 import { addGates, type GateTable } from './gates.ts';
 import { isInit, roleOf } from './section-rules.ts';
 import { addThunks } from './thunks.ts';
 import { verifyLinked } from './verify.ts';
 
 /** Version of the linker, in every manifest. Raise it whenever the output for the same input changes. */
-export const LINKER_VERSION = 'portcullis-linker-2';
+export const LINKER_VERSION = 'portcullis-linker-3';
 const PAGE_SIZE = 4096;
 /** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
@@ -55,12 +56,14 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
   }
 
   const thunks = addThunks(object, analysis.registers);
+  const routines = addDeviceRoutines(object, analysis.deviceRoutines);
   const table = addGates(object, analysis);
+  for (const jump of routines.jumps) jump.symbol = table.call(jump.symbol);
   for (const section of analysis.privateSections) {
     padToPages(section, section.name === HEAP_SECTION ? policy.heap : undefined);
     if (section.name === HEAP_SECTION) writeHeapSize(section);
   }
-  const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, table)).map(({ relocation }) => relocation));
+  const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, routines, table)).map(({ relocation }) => relocation));
   for (const section of object.sections) section.relocations = section.relocations.filter((relocation) => !spent.has(relocation));
   dropUnusedSymbols(object);
 
@@ -87,7 +90,12 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
 }
 
 /** Carries out one edit. True if the relocation is used up. */
-function apply({ section, relocation, decision }: Edit, thunks: ReadonlyMap<string, ElfSymbol>, table: GateTable): boolean {
+function apply(
+  { section, relocation, decision }: Edit,
+  thunks: ReadonlyMap<string, ElfSymbol>,
+  routines: DeviceRoutines,
+  table: GateTable,
+): boolean {
   switch (decision.kind) {
     case 'function-entry':
       section.data.set(NOP5, relocation.offset - 1);
@@ -101,6 +109,9 @@ function apply({ section, relocation, decision }: Edit, thunks: ReadonlyMap<stri
       relocation.symbol = thunk;
       return false;
     }
+    case 'device-routine':
+      relocation.symbol = routines.symbols.get(decision.symbol.name) ?? missing(decision.symbol);
+      return false;
     case 'call-out':
       relocation.symbol = table.call(decision.symbol);
       return false;
@@ -109,6 +120,10 @@ function apply({ section, relocation, decision }: Edit, thunks: ReadonlyMap<stri
       relocation.addend = decision.addend;
       return false;
   }
+}
+
+function missing({ name }: ElfSymbol): never {
+  throw new Error(`no routine was made for ${name}`);
 }
 
 /** Private sections fill whole pages, so that no page is shared with what the guest may reach. `least`: bytes that it shall have. */

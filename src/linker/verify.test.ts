@@ -11,7 +11,9 @@ import { verifyLinked } from './verify.ts';
 
 function linked(): { image: Uint8Array; manifest: Manifest } {
   const tiny = new TinyModule();
-  const callback = tiny.function('callback', (code) => code.call(tiny.kernel('kfree')).call(tiny.kernel('__x86_indirect_thunk_rax')));
+  const callback = tiny.function('callback', (code) =>
+    code.call(tiny.kernel('kfree')).call(tiny.kernel('__x86_indirect_thunk_rax')).call(tiny.kernel('ioread8')),
+  );
   tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(callback);
   tiny.bss('.portcullis.private', 100);
   return linkModule(tiny.bytes(), 'tiny.ko');
@@ -127,6 +129,35 @@ describe('verifyLinked', () => {
         named(object, '.text.thunks').data[1] = 0xd0;
       },
       'something other than thunks',
+    ],
+    [
+      'a changed routine for devices',
+      (object) => {
+        named(object, '.text.device').data[0] ^= 1;
+      },
+      '.text.device holds something other than routines for devices at 0',
+    ],
+    [
+      'code behind the routines',
+      (object) => {
+        const section = named(object, '.text.device');
+        section.data = Uint8Array.from([...section.data, 0x90]);
+      },
+      'holds something other than routines for devices at 48',
+    ],
+    [
+      'a routine that jumps elsewhere',
+      (object) => {
+        named(object, '.text.device').relocations[0].symbol = symbolNamed(object, 'callback');
+      },
+      '.text.device has a relocation that is no jump to a gate',
+    ],
+    [
+      'a routine whose jump leads nowhere',
+      (object) => {
+        named(object, '.text.device').relocations.length = 0;
+      },
+      'has relocations elsewhere than at its jumps',
     ],
     [
       'a dropped section that is back',

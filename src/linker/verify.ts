@@ -8,7 +8,8 @@ import { hex } from '../base/hex.ts';
 import { R, relocationName } from '../elf/constants.ts';
 import { type ElfObject, FunctionIndex, type Relocation, type Section, symbolName } from '../elf/object.ts';
 import { readObject } from '../elf/read.ts';
-import { GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest, type SectionRole } from '../policy/manifest.ts';
+import { DEVICE_SECTION, GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest, type SectionRole } from '../policy/manifest.ts';
+import { deviceRoutinesFinding } from './device-routines.ts';
 import { DROPPED_SECTIONS, isInit, isPositionList, THUNK_SECTION } from './section-rules.ts';
 
 const PAGE_SIZE = 4096;
@@ -32,6 +33,7 @@ export function verifyLinked(image: Uint8Array, manifest: Manifest, file: string
   const functions = new FunctionIndex(object);
   checkGates(gates, manifest, functions, findings);
   checkThunks(object, findings);
+  checkDeviceRoutines(object, gates, findings);
   const entryOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'entry').map(({ offset }) => offset));
   const callOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'call').map(({ offset }) => offset));
   const imports = new Set<string>();
@@ -170,6 +172,16 @@ function checkThunks(object: ElfObject, findings: string[]): void {
   const text = Buffer.from(section.data).toString('hex');
   if (!/^(ffe[0-35-7]cccc|41ffe[0-7]cc)+$/.test(text) || section.relocations.length > 0)
     findings.push(`${THUNK_SECTION} holds something other than thunks`);
+}
+
+/** The routines for devices are those of this version of the linker; their jumps to the kernel go by gates (checked with all relocations). */
+function checkDeviceRoutines(object: ElfObject, gates: Section, findings: string[]): void {
+  const section = object.section(DEVICE_SECTION);
+  if (!section) return;
+  const finding = deviceRoutinesFinding(section.data, new Set(section.relocations.map(({ offset }) => offset)));
+  if (finding !== undefined) findings.push(`${DEVICE_SECTION} ${finding}`);
+  if (section.relocations.some(({ type, symbol }) => type !== R.plt32 || symbol.place !== gates))
+    findings.push(`${DEVICE_SECTION} has a relocation that is no jump to a gate`);
 }
 
 /** What is wrong with a relocation outside the gate section, or undefined. */

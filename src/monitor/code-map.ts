@@ -4,11 +4,12 @@
  * arch/x86/include/asm/orc_types.h), so the return addresses on a stack are found exactly, never guessed from stale words.
  */
 import { RELOCATION } from './image.ts';
+import { DEVICE_SECTION } from '../policy/manifest.ts';
 import type { ImageSource } from './image.ts';
 import type { PlacedPage } from './relocate.ts';
 
-/** Name of the linker's section of local thunks (`ret`, `jmp *%REG`): it has no unwind table, every instruction has its return address on top. */
-const THUNKS = '.text.thunks';
+/** The linker's sections of local thunks (`jmp *%REG`) and routines: they have no unwind table, every instruction has its return address on top. */
+const LINKERS = new Set(['.text.thunks', DEVICE_SECTION]);
 const CALL_REL32 = 0xe8;
 /** `call *disp32(%rip)`, ff /2 with ModRM mod 00 r/m 101 (Intel SDM vol. 2, CALL): how modules call through pv_ops. */
 const CALL_MEMORY = [0xff, 0x15];
@@ -151,7 +152,7 @@ function rulesOf(image: ImageSource, bases: Float64Array): [number, UnwindRule][
   }
   for (const [index, section] of image.sections.entries()) {
     if (Number.isNaN(bases[index])) continue;
-    if (section.role === 'gates' || section.name === THUNKS) rules.push([bases[index], RETURN_ON_TOP]);
+    if (section.role === 'gates' || LINKERS.has(section.name)) rules.push([bases[index], RETURN_ON_TOP]);
     else if (section.role === 'text' && !covered.has(index)) rules.push([bases[index], UNKNOWN]);
   }
   // Where one section's closing entry and the next one's first share an address, the closing one yields (as in Linux orc_sort_cmp).

@@ -13,6 +13,9 @@ export const GATE_SIZE = 16;
 /** The section that holds gates and nothing else: page-aligned whole pages, executable, last of the core text. Unused gates are int3. */
 export const GATE_SECTION = '.text.guard';
 
+/** The linker's own routines for device registers. */
+export const DEVICE_SECTION = '.text.device';
+
 export type GateKind = 'entry' | 'call' | 'return' | 're-entry';
 
 /**

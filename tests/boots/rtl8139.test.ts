@@ -3,7 +3,7 @@
  * which uses the C mode. Needs the kernel package (fetched once into the cache).
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -42,7 +42,7 @@ function stock(name: string): string {
 }
 
 /** Loads mii and the driver, uses the card, and asks for a register of it (TCR, which is never zero) from user space at four times. */
-const script = (driver: string) => `
+const script = (driver: string, words: string) => `
 say() { echo "@@ $*"; }
 PCI=/sys/bus/pci/devices/0000:00:03.0
 echo 1 > $PCI/enable
@@ -53,7 +53,7 @@ look() {
   say port-$1 0x$(dd if=/dev/port bs=4 count=1 skip=$(((PORT + 0x40) / 4)) 2>/dev/null | hexdump -v -e '1/4 "%08X"')
 }
 look before
-insmod /lib/modules/mii.ko && insmod /lib/modules/${driver}.ko && say loaded yes
+insmod /lib/modules/mii.ko && insmod /lib/modules/${driver}.ko ${words} && say loaded yes
 ip link set eth0 up
 udhcpc -i eth0 -n -q -t 5 -T 1 >/dev/null 2>&1
 say ping $(ping -c 3 -i 0.2 -q 10.0.2.2 | grep 'packets transmitted' | cut -d, -f2)
@@ -72,7 +72,8 @@ say bugs $(dmesg | grep -c -E 'BUG:|Oops|general protection|Call Trace')
 
 /** Boots with the card, and gives what the script said and the report. */
 function boot(driver: string, model: string, ...options: string[]) {
-  writeFileSync(file('start'), script(driver));
+  const [name, ...words] = driver.split(' ');
+  writeFileSync(file('start'), script(name, words.join(' ')));
   const run = portcullis(
     'run',
     '--json',
@@ -120,17 +121,25 @@ describe('stock drivers', () => {
     expectTraffic(boot('8139too', 'rtl8139c', '--put', `lib/modules/mii.ko=${stock('mii')}`, `lib/modules/8139too.ko=${stock('8139too')}`));
   });
 
-  test("8139cp and mii, both guarded: the same traffic, and the card is nobody else's", TIMEOUT, () => {
+  // 8139too reaches its card by ioread32 and its like, for memory and for ports: the linker's routines do what those do.
+  test.each([
+    ['8139cp', 'rtl8139'],
+    ['8139too', 'rtl8139c'],
+    ['8139too use_io=1', 'rtl8139c'],
+  ])("%s and mii, both guarded: the same traffic, and the card is nobody else's", TIMEOUT, (words, model) => {
+    const [driver] = words.split(' ');
+    rmSync(folder, { recursive: true });
+    mkdirSync(folder);
     did('keygen', file('admin'));
-    for (const name of ['mii', '8139cp']) {
+    for (const name of ['mii', driver]) {
       const image = file(`${name}.guarded.ko`);
       did('link', stock(name), '--output', image);
       const privilege = name === 'mii' ? [] : ['--privilege', 'pci-device,device=0000:00:03.0,vendor=10ec,product=8139'];
       const grant = ['--manifest', `${image}.manifest.json`, '--key', file('admin.key'), '--vm', 'vm', '--output', file(`${name}.grant`)];
       did('grant', ...grant, ...privilege);
     }
-    const guard = ['--module', file('mii.guarded.ko'), file('8139cp.guarded.ko'), '--grant', file('mii.grant'), file('8139cp.grant')];
-    const result = boot('8139cp', 'rtl8139', ...guard, '--trust', file('admin.pub'), '--events', file('events'));
+    const guard = ['--module', file('mii.guarded.ko'), file(`${driver}.guarded.ko`), '--grant', file('mii.grant'), file(`${driver}.grant`)];
+    const result = boot(words, model, ...guard, '--trust', file('admin.pub'), '--events', file('events'));
     expectTraffic(result);
     for (const when of ['before', 'during', 'after']) {
       expect([when, result.said.get(`memory-${when}`), result.said.get(`port-${when}`)]).toEqual([when, ONES, ONES]);
@@ -139,18 +148,18 @@ describe('stock drivers', () => {
     expect(report.refusals).toEqual([]);
     // Three looks, each one double word of memory and four ports.
     expect(report.refusedAccesses).toMatchObject({ reads: 15, writes: 0 });
-    // mii is called by 8139cp, and calls 8139cp's register access back by a pointer: neither enters the other but by the border.
+    // mii is called by the driver, and calls the driver's register access back by a pointer: neither enters the other but by the border.
     const module = (name: string) => report.modules.find((entry: { module: string }) => entry.module === name);
-    expect(module('8139cp').calls.out).toBeGreaterThan(1000);
+    expect(module(driver).calls.out).toBeGreaterThan(1000);
     expect(module('mii').calls.in).toBeGreaterThan(0);
     const callOuts = (name: string, symbol: string) =>
       report.callOuts.find((entry: { module: string; symbol: string }) => entry.module === name && entry.symbol === symbol)?.count ?? 0;
-    expect(callOuts('8139cp', 'mii_check_media')).toBeGreaterThan(0);
+    expect(callOuts(driver, 'mii_check_media')).toBeGreaterThan(0);
     expect(callOuts('mii', '(by pointer)')).toBeGreaterThan(0);
     const events = readFileSync(file('events'), 'utf8')
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));
-    expect(events.filter(({ event }) => event === 'privilege.attached').map((event) => event.module)).toEqual(['8139cp']);
+    expect(events.filter(({ event }) => event === 'privilege.attached').map((event) => event.module)).toEqual([driver]);
   });
 });
