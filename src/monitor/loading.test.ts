@@ -333,6 +333,19 @@ describe('P12: the end', () => {
     expectClean(guest);
   });
 
+  test('P12 memory freed without a word: an idle kernel is looked at, a busy or unfinished one is not', () => {
+    const guest = new Guest([registered(image)]);
+    guest.start(image);
+    guest.tables.unmap(CORE + 0x1000);
+    guest.cpu.privilegeLevel = 3; // with page tables of user space, perhaps
+    expect(guest.handle({ kind: 'halt' })).toBe('not-mine');
+    expect(instances(guest).length).toBe(1);
+    guest.cpu.privilegeLevel = 0;
+    expect(guest.handle({ kind: 'halt' })).toBe('not-mine');
+    expectClean(guest);
+    expect(guest.reasons('module.ended')).toEqual(['memory-reused']);
+  });
+
   test('P12 the end while CPUs are inside takes them out, registers scrubbed', () => {
     const guest = new Guest([registered(image)], { cpus: 2 });
     const [first, second] = guest.engine.cpus;

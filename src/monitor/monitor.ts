@@ -86,6 +86,8 @@ export interface Counted<Reason extends string> {
 const FETCH_FAULT = 0x11;
 const USER_FAULT = 0x4;
 const PAGE_FAULT = 14;
+/** Least time between two looks for modules that are gone. */
+const SWEEP_NS = 50e6;
 const INDIRECT = '(by pointer)';
 
 interface Registration extends RegisteredModule {
@@ -116,6 +118,8 @@ export class Monitor {
   private readonly registrationOf = new Map<Instance, Registration>();
   private readonly instances = new InstanceTable();
   private serial = 0;
+  /** When an idle kernel's modules are looked at next. */
+  private nextSweep = 0;
   /** Quarantined by the exit in hand: other CPUs may still be inside. */
   private quarantined: Instance | undefined;
   private readonly refusalCounts = new Map<RefusalReason, number>();
@@ -156,6 +160,8 @@ export class Monitor {
       case 'shadow-stack':
         return this.shadowStack(cpu, exit);
       case 'halt':
+        this.sweep(cpu);
+        return 'not-mine';
       case 'mwait':
       case 'msr':
       case 'window':
@@ -449,15 +455,32 @@ export class Monitor {
     return 'handled';
   }
 
+  /**
+   * The kernel is idle: it runs on its own page tables, and there is time to see which modules are still there. One without a cleanup function is
+   * freed without a word.
+   */
+  private sweep(cpu: Cpu): void {
+    const now = this.engine.clock.now();
+    if (this.instances.all.length === 0 || now < this.nextSweep || cpu.privilegeLevel !== 0 || this.border.inside[cpu.index] !== null)
+      return;
+    this.nextSweep = now + SWEEP_NS;
+    this.endFreed(cpu);
+  }
+
+  /** Ends the instances whose gates are no longer where they were. */
+  private endFreed(cpu: Cpu): void {
+    for (const instance of this.instances.all) {
+      const page = instance.gateBase;
+      if (ramPage(cpu, this.engine.memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
+    }
+  }
+
   /** A gate of no instance: a module is being loaded, or somebody plays with the port. */
   private unknownGate(cpu: Cpu, address: number): Verdict {
     const { memory } = this.engine;
     if ((cpu.privilegeLevel !== 0 && on('gate-privilege-level')) || !looksLikeGate(cpu, memory, address)) return 'not-mine';
     if (this.guestLog.returned(cpu)) return 'handled';
-    for (const instance of this.instances.all) {
-      const page = instance.gateBase;
-      if (ramPage(cpu, memory, page) !== instance.frameAt(page)) this.endInstance(instance, 'memory-reused');
-    }
+    this.endFreed(cpu);
     let best: { module: string; reason: RefusalReason; detail: string; speaker?: Speaker } = {
       module: '(unknown)',
       reason: 'not-registered',

@@ -60,7 +60,7 @@ export type ViolationReason = keyof typeof VIOLATIONS;
 export const ENDINGS = {
   'init-failed': 'its init function returned an error',
   unloaded: 'its cleanup function returned',
-  'memory-reused': 'the guest mapped other memory where the module was',
+  'memory-reused': 'the guest freed the memory of the module, or mapped other memory there',
   stopped: 'the virtual machine stopped',
 } as const;
 export type EndReason = keyof typeof ENDINGS;

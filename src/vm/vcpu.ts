@@ -225,9 +225,12 @@ export class Vcpu implements Movable {
       case 'msr':
         this.msrAccess(exit.write, exit.index);
         return false;
-      case 'halt':
-        this.halt();
+      case 'halt': {
+        const verdict = guard.handle(cpu, exit);
+        if (typeof verdict === 'object') this.unhandled(exit, verdict);
+        else this.halt();
         return false;
+      }
       case 'mwait':
         this.mwait(exit);
         return false;
