@@ -122,6 +122,7 @@ async function runGroup(members: readonly Member[], write: (bytes: Uint8Array) =
           },
           events: options.events,
           eventsLost: options.eventsLost,
+          judgesModules: true,
           timeout: options.timeout,
         });
       } catch (error) {

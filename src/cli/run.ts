@@ -57,6 +57,7 @@ Lists are separated by commas there.
         },
         events: options.events,
         eventsLost: options.eventsLost,
+        judgesModules: true,
         timeout: options.timeout,
       });
       input?.close();

@@ -12,7 +12,7 @@ import { HEAP_HEADER, HEAP_SECTION } from '../policy/private-memory.ts';
 import { applyAlternatives } from './alternatives.ts';
 import { classify, type Decision, describeSite, fieldWidth, type OwnFunction } from './classify.ts';
 import { leavesToKernel } from './device-routines.ts';
-import { frozenCode } from './frozen.ts';
+import { freezeTracepoints, frozenCode } from './frozen.ts';
 import { parameterSetters } from './parameters.ts';
 import { Problems } from './problems.ts';
 import { DROPPED_SECTIONS, isPrivate, privateObstacle, THIS_MODULE_SECTION, THUNK_SECTION } from './section-rules.ts';
@@ -83,6 +83,7 @@ export function analyse(object: ElfObject, policy: LinkPolicy): Analysis {
   const alternatives = applyAlternatives(object, analysis.problems);
   analysis.alternativesApplied = alternatives.applied;
   if (alternatives.defaults.size > 0) analysis.warnings.push(`alternatives keep their default for ${featureList(alternatives.defaults)}`);
+  freezeTracepoints(object);
   const removed = dropSections(object, analysis);
   classifyAll(object, removed, analysis);
   applyPolicy(object, policy, analysis);

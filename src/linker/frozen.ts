@@ -13,6 +13,9 @@ const JUMP_ENTRY_SIZE = 16;
 const JUMP_ENTRY_KEY = 8;
 /** Most keys named in warnings. */
 const MOST_KEYS = 1000;
+export const TRACEPOINT_SECTION = '__tracepoints';
+/** Field `static_call_key` of struct tracepoint: by name, since the compiler sees a global symbol. */
+export const TRACEPOINT_KEY = /^__SCK__tp_func_/;
 /** Trampolines of tracepoints. */
 const TRACEPOINT_TRAMPOLINE = '__SCT__tp_func_';
 
@@ -46,11 +49,20 @@ export function frozenCode(object: ElfObject, problems: Problems): string[] {
   return warnings;
 }
 
+/**
+ * The kernel would patch the trampoline of a tracepoint, in the module's text, when a probe is registered. A tracepoint without static call is
+ * one that it leaves alone (Linux 6.1 kernel/tracepoint.c, tracepoint_update_call).
+ */
+export function freezeTracepoints(object: ElfObject): void {
+  const section = object.section(TRACEPOINT_SECTION);
+  if (section) section.relocations = section.relocations.filter(({ symbol }) => !TRACEPOINT_KEY.test(symbol.name));
+}
+
 function keyName(names: ReadonlyMap<Section, ReadonlyMap<number, string>>, { symbol, addend }: Relocation): string {
   const { place } = symbol;
   if (typeof place === 'string') return `the kernel's ${symbolName(symbol)}`;
   if (place.name === '__dyndbg') return 'debug prints';
-  if (place.name === '__tracepoints') return 'own tracepoints';
+  if (place.name === TRACEPOINT_SECTION) return 'own tracepoints';
   // Bits 0 and 1 of the key's address are flags, kept in the addend.
   const address = symbol.value + (addend & ~3);
   return `the module's own key ${names.get(place)?.get(address) ?? `${place.name}+${hex(address)}`}`;

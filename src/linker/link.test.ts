@@ -73,6 +73,18 @@ describe('control transfers', () => {
     expect(linked.object.symbols.map(({ name }) => name)).not.toContain('memcpy_toio');
   });
 
+  test('a tracepoint loses its static call, for which the kernel would patch the text', () => {
+    const tiny = new TinyModule();
+    const key = tiny.symbol('__SCK__tp_func_tick', STT.object, tiny.add('.data', FLAGS.data, new Uint8Array(16)), 0, 16);
+    const tracepoints = tiny.add('__tracepoints', FLAGS.data, new Uint8Array(24));
+    tiny
+      .code(tracepoints)
+      .pointer(key)
+      .pointer(tiny.function('iterate', (code) => code.jump(tiny.kernel('__x86_return_thunk'))));
+    const { object } = link(tiny);
+    expect(object.section('__tracepoints')?.relocations.map(({ offset }) => offset)).toEqual([32]);
+  });
+
   test('a call through memory stays, and is an import', () => {
     const tiny = new TinyModule();
     tiny.function('pv', (code) => code.emit(0xff, 0x15).field(R.pc32, tiny.kernel('pv_ops'), 4));

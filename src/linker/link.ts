@@ -21,7 +21,7 @@ import { addThunks } from './thunks.ts';
 import { verifyLinked } from './verify.ts';
 
 /** Version of the linker, in every manifest. Raise it whenever the output for the same input changes. */
-export const LINKER_VERSION = 'portcullis-linker-3';
+export const LINKER_VERSION = 'portcullis-linker-4';
 const PAGE_SIZE = 4096;
 /** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];

@@ -10,6 +10,7 @@ import { type ElfObject, FunctionIndex, type Relocation, type Section, symbolNam
 import { readObject } from '../elf/read.ts';
 import { DEVICE_SECTION, GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest, type SectionRole } from '../policy/manifest.ts';
 import { deviceRoutinesFinding } from './device-routines.ts';
+import { TRACEPOINT_KEY, TRACEPOINT_SECTION } from './frozen.ts';
 import { DROPPED_SECTIONS, isInit, isPositionList, THUNK_SECTION } from './section-rules.ts';
 
 const PAGE_SIZE = 4096;
@@ -34,6 +35,7 @@ export function verifyLinked(image: Uint8Array, manifest: Manifest, file: string
   checkGates(gates, manifest, functions, findings);
   checkThunks(object, findings);
   checkDeviceRoutines(object, gates, findings);
+  checkTracepoints(object, findings);
   const entryOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'entry').map(({ offset }) => offset));
   const callOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'call').map(({ offset }) => offset));
   const imports = new Set<string>();
@@ -182,6 +184,13 @@ function checkDeviceRoutines(object: ElfObject, gates: Section, findings: string
   if (finding !== undefined) findings.push(`${DEVICE_SECTION} ${finding}`);
   if (section.relocations.some(({ type, symbol }) => type !== R.plt32 || symbol.place !== gates))
     findings.push(`${DEVICE_SECTION} has a relocation that is no jump to a gate`);
+}
+
+/** A tracepoint with a static call would have the kernel patch the module's text. */
+function checkTracepoints(object: ElfObject, findings: string[]): void {
+  const section = object.section(TRACEPOINT_SECTION);
+  const key = section?.relocations.find(({ symbol }) => TRACEPOINT_KEY.test(symbol.name));
+  if (section && key) findings.push(`${section.name}+${hex(key.offset)}: the tracepoint has a static call, ${key.symbol.name}`);
 }
 
 /** What is wrong with a relocation outside the gate section, or undefined. */
