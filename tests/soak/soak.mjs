@@ -19,8 +19,8 @@ const CPUS = 4;
 const CORES = 2;
 const CARDS = ['0000:00:03.0', '0000:00:04.0'];
 const SAMPLE_MS = 2000;
-/** A soak of this many minutes is long enough to ask that memory stays within the first share; a shorter one has not warmed up. */
-const LONG_MINUTES = 10;
+/** A soak of this many minutes is long enough to ask that memory stays within the first share; in a shorter one the warm-up, some 15 minutes, is too much of it. */
+const LONG_MINUTES = 30;
 const GROWTH = { long: 0.05, short: 0.5 };
 /** What the host does next comes after this long, ms. */
 const FAULT_EVERY_MS = [1000, 5000];
