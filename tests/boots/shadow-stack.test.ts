@@ -35,12 +35,12 @@ ip link set eth0 up
 udhcpc -i eth0 -n -q -t 5 -T 1 >/dev/null 2>&1
 insmod /lib/modules/rewrite.ko
 P=/sys/module/rewrite/parameters
-at() { echo 0x$(grep -E " [a-zA-Z] $1([[:space:]]|$)" /proc/kallsyms | cut -d' ' -f1); }
+at() { echo 0x$(grep -F " $1" /proc/kallsyms | grep -E " $1([[:space:]]|$)" | cut -d' ' -f1); }
 section() { cat /sys/module/e1000/sections/$1; }
+${attack}
 wget -q -O /dev/null "http://10.0.2.2/file?bytes=1073741824&seed=1" 2>/dev/null &
 while [ $(cat /sys/class/net/eth0/statistics/rx_packets) -lt 100 ]; do usleep 10000; done
 dmesg -c > /dev/null
-${attack}
 echo "@@ results $(cat $P/results)"
 sleep 1
 dmesg | grep -E 'WARNING: CPU|BUG:|Oops|general protection' | sed 's/^/@@ kernel: /'
@@ -53,7 +53,6 @@ section .text.guard > $P/gates
 echo 300 > $P/rounds`;
 const EVERYTHING = `
 echo 1 > /proc/irq/$(grep eth0 /proc/interrupts | cut -d: -f1 | tr -d ' ')/smp_affinity
-sleep 1
 at hardirq_stack_ptr > $P/stack
 section .text > $P/text
 echo 65536 > $P/size
