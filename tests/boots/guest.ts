@@ -24,16 +24,16 @@ export interface Finished {
 /** Runs the command line to its end. `input` goes to standard input. */
 export function portcullis(
   args: readonly string[],
-  options: { input?: string; cwd?: string; env?: Record<string, string> } = {},
+  options: { input?: string; cwd?: string; env?: Record<string, string>; timeout?: number } = {},
 ): Finished {
-  const { input = '', cwd, env } = options;
+  const { input = '', cwd, env, timeout = 180_000 } = options;
   const result = spawnSync(process.execPath, [cli, ...args], {
     encoding: 'utf8',
     input,
     cwd,
     env: { ...process.env, ...WATCHED, ...env },
     maxBuffer: 64 << 20,
-    timeout: 180_000,
+    timeout,
   });
   return { code: result.status, out: result.stdout, err: result.stderr };
 }

@@ -3,7 +3,7 @@
  * systems. The packages are listed by hand, so that a program's optional dependencies (perl, debconf, ...) stay out of the archive.
  */
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { readProgramHeaders, type Segment } from '../../../src/elf/program.ts';
 import { fetchPackage } from '../../../src/guest/packages.ts';
 
@@ -31,7 +31,7 @@ const PROGRAMS = {
   iw: ['iw', 'libnl-3-200', 'libnl-genl-3-200'],
   wg: ['wireguard-tools'],
   mke2fs: ['e2fsprogs', 'libext2fs2', 'libcom-err2', 'libblkid1', 'libuuid1'],
-  mksquashfs: ['squashfs-tools', 'liblzma5', 'liblzo2-2', 'zlib1g', 'liblz4-1', 'libzstd1'],
+  mksquashfs: ['squashfs-tools', 'liblzma5', 'liblzo2-2', 'zlib1g', 'liblz4-1', 'libzstd1', 'libgcc-s1'],
   dmsetup: ['dmsetup', 'libdevmapper1.02.1', 'libudev1', 'libselinux1', 'libpcre2-8-0', 'libcap2'],
   mdadm: ['mdadm', 'libudev1', 'libcap2'],
   socat: [
@@ -56,6 +56,23 @@ const PROGRAMS = {
 } as const satisfies Record<string, readonly string[]>;
 
 export type ProgramName = keyof typeof PROGRAMS;
+
+/** Libraries that a program opens by itself, with the folder where it looks for them; libgcc_s is glibc's when a thread ends. */
+const OPENED: Partial<Record<ProgramName, { folder: string; files: readonly string[] }>> = {
+  'xtables-legacy-multi': {
+    folder: 'usr/lib/x86_64-linux-gnu/xtables',
+    files: [
+      'libxt_standard.so',
+      'libxt_conntrack.so',
+      'libxt_set.so',
+      'libxt_MASQUERADE.so',
+      'libipt_REJECT.so',
+      'libxt_tcp.so',
+      'libipt_icmp.so',
+    ],
+  },
+  mksquashfs: { folder: 'lib/x86_64-linux-gnu', files: ['libgcc_s.so.1'] },
+};
 
 /** Every program needs these. */
 const EVERY = ['libc6'];
@@ -91,7 +108,7 @@ function neededLibraries(path: string): string[] {
 /** Files of an unpacked package, links followed, by base name. */
 function filesOf(folder: string): Map<string, string> {
   const entries = readdirSync(folder, { recursive: true, withFileTypes: true }).filter(
-    (entry) => (entry.isFile() || entry.isSymbolicLink()) && /\/(s?bin|lib64|lib(\/x86_64-linux-gnu)?)$/.test(entry.parentPath),
+    (entry) => (entry.isFile() || entry.isSymbolicLink()) && /\/(s?bin|lib64|lib(\/x86_64-linux-gnu(\/xtables)?)?)$/.test(entry.parentPath),
   );
   return new Map(entries.map((entry) => [entry.name, join(entry.parentPath, entry.name)]));
 }
@@ -111,7 +128,10 @@ export async function programs(names: readonly ProgramName[]): Promise<string[]>
     put.set(guest, realpathSync(path));
     for (const needed of neededLibraries(path)) add(needed, needed.startsWith('ld-linux') ? 'lib64' : 'lib/x86_64-linux-gnu');
   };
-  for (const name of names) add(basename(name), 'usr/bin');
+  for (const name of names) {
+    add(name, 'usr/bin');
+    for (const file of OPENED[name]?.files ?? []) add(file, OPENED[name]?.folder ?? '');
+  }
   if (names.length > 0) add('ld-linux-x86-64.so.2', 'lib64');
   return [...put].flatMap(([guest, host]) => ['--put', `${guest}=${host}`]);
 }
