@@ -45,6 +45,8 @@ export interface Boot {
   /** Modules that are loaded by hand before another one asks for them by name, as modprobe would. */
   helpers?: readonly string[];
   chains?: readonly Chain[];
+  /** Threads of modules that end by themselves inside a call-out, as kthread_complete_and_exit does: those crossings never come back. */
+  endingThreads?: number;
   /** In every test run, or with PORTCULLIS_ALL_MODULES=1 only. */
   always: boolean;
 }

@@ -155,10 +155,10 @@ export const PROTOCOLS: Boot = {
   memory: '256M',
   programs: ['ip', 'tc', 'tipc', 'socat'],
   prepare: PREPARE,
-  helpers: ['crc32c_generic'],
+  helpers: ['crc32c_generic', 'veth'],
   always: false,
   chains: [
-    ['sctp', 'libcrc32c'],
+    ['batman_adv', 'libcrc32c'],
     ['can_raw', 'can'],
   ],
   checks: [
@@ -208,13 +208,6 @@ printf '\\043\\001\\0\\0\\004\\0\\0\\0abcd\\0\\0\\0\\0' | timeout 20 socat -u ST
       proof: ['23010000040000006162636400000000'],
     },
     {
-      name: 'sctp',
-      kind: 'protocol',
-      modules: ['sctp', 'libcrc32c'],
-      script: `(timeout 60 socat -u SCTP-LISTEN:7000 STDOUT) & until_true grep -q 7000 /proc/net/sctp/eps; echo hello | timeout 60 socat -u STDIN SCTP:10.1.0.1:7000; wait`,
-      proof: ['hello'],
-    },
-    {
       name: 'vsock',
       kind: 'protocol',
       modules: ['vsock', 'vsock_loopback', 'vmw_vsock_virtio_transport_common'],
@@ -249,7 +242,7 @@ until_true ping -c 1 -W 1 -q 10.15.0.2; pings 10.15.0.2; ip link del bat0; ip -n
       modules: ['tipc'],
       script: `
 tipc bearer enable media eth dev v0; ip netns exec far /usr/bin/tipc bearer enable media eth dev v1
-up() { tipc link list | grep -q ': up'; }; until_true up; tipc link list | grep -c ': up'
+up() { [ $(tipc link list | grep -c ': up') = 2 ]; }; until_true up; tipc link list | grep -c ': up'
 tipc bearer disable media eth dev v0; ip netns exec far /usr/bin/tipc bearer disable media eth dev v1`,
       proof: ['2'],
     },
