@@ -170,6 +170,7 @@ export async function assemble(options: RunOptions, progress: Progress, machine 
         .trim(),
     modules,
     trustedKeys,
+    revokedGrants: options.revoked,
     vmmKey,
     msrs,
     onViolation: options.onViolation,

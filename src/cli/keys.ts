@@ -73,7 +73,7 @@ export function addKeyCommands(program: Command): void {
         if (json) printJson({ ok: true, output: options.output, serial: signed.grant.serial, keyId: signed.keyId });
         else
           console.log(
-            `${options.output}: ${manifest.module} may have ${signed.grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges'} in ${options.vm.join(', ')} until ${signed.grant.notAfter}`,
+            `${options.output}: ${manifest.module} may have ${signed.grant.privileges.map((privilege) => privilege.kind).join(', ') || 'no privileges'} in ${options.vm.join(', ')} until ${signed.grant.notAfter}; serial ${signed.grant.serial}`,
           );
       }
       return 0;
@@ -87,15 +87,21 @@ export function addKeyCommands(program: Command): void {
     .requiredOption('--manifest <file>', 'manifest of the guarded module')
     .requiredOption('--trust <file...>', 'public keys of administrators')
     .requiredOption('--vm <name>', 'name of the virtual machine')
+    .option('--revoked <serial...>', 'serials of grants that were withdrawn', [])
     .addHelpText(
       'after',
       '\nExample:\n  portcullis verify e1000.grant.json --manifest e1000.guarded.ko.manifest.json \\\n    --trust admin.pub --vm web\nExit code: 0 it holds, 41 it does not.\n',
     );
-  action(verify, ({ json }, file: string, options: { manifest: string; trust: string[]; vm: string }) => {
+  action(verify, ({ json }, file: string, options: { manifest: string; trust: string[]; vm: string; revoked: string[] }) => {
     const signed = parseJson(readInput(file, LIMITS.policy, 'grant').toString('utf8'), file);
     const manifest = parseManifest(readInput(options.manifest, LIMITS.policy, 'manifest').toString('utf8'), options.manifest);
     const keys = options.trust.map((path) => readInput(path, LIMITS.key, 'key').toString('utf8'));
-    const verdict = verifyGrant(signed, keys, { manifestDigest: manifestDigest(manifest), vm: options.vm, now: new Date() });
+    const verdict = verifyGrant(signed, keys, {
+      manifestDigest: manifestDigest(manifest),
+      vm: options.vm,
+      now: new Date(),
+      spent: new Set(options.revoked),
+    });
     if (json) printJson(verdict);
     else if (verdict.ok)
       console.log(

@@ -33,6 +33,11 @@ test('flags win over the environment, the environment over the file', () => {
   expect(resolveRunOptions({ memory: '1G' }, file).memory).toBe(2 ** 30);
 });
 
+test('serials of withdrawn grants are checked', () => {
+  expect(resolveRunOptions({ revoked: ['0'.repeat(32)] }, undefined).revoked).toEqual(['0'.repeat(32)]);
+  expect(() => resolveRunOptions({ revoked: ['42'] }, undefined)).toThrow(/32 lower-case hex digits/);
+});
+
 test('environment names are made from option names', () => {
   process.env.PORTCULLIS_ON_VIOLATION = 'stop';
   expect(resolveRunOptions({}, undefined).onViolation).toBe('stop');

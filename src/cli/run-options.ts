@@ -6,6 +6,7 @@ import { type Command, Option } from 'commander';
 import * as z from 'zod';
 import { UserError } from '../base/errors.ts';
 import { NET_FORMS } from '../net/index.ts';
+import { grantSerial } from '../policy/schema.ts';
 import { CARD_MODELS } from '../vm/config.ts';
 import { LIMITS, readInput } from './command.ts';
 import { EVENTS_LOST } from './event-stream.ts';
@@ -104,6 +105,12 @@ export const RUN_OPTIONS = {
   },
   grant: { flags: '--grant <file...>', group: 'guard', text: 'signed grant', schema: list.default([]) },
   trust: { flags: '--trust <file...>', group: 'guard', text: 'public key of an administrator (PEM)', schema: list.default([]) },
+  revoked: {
+    flags: '--revoked <serial...>',
+    group: 'guard',
+    text: 'serial of a grant that was withdrawn: it gives nothing (a grant shows its serial)',
+    schema: z.array(grantSerial).default([]),
+  },
   vmmKey: {
     flags: '--vmm-key <file>',
     group: 'guard',

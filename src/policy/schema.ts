@@ -74,6 +74,9 @@ const privilegeSchema = z.strictObject({
     .refine((parameters) => Object.keys(parameters).length <= 64, 'expected at most 64 parameters'),
 }) satisfies z.ZodType<PrivilegeGrant>;
 
+/** A grant's serial number. */
+export const grantSerial = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 lower-case hex digits');
+
 export const grantSchema = z
   .strictObject({
     format: z.literal('portcullis-grant-1'),
@@ -82,7 +85,7 @@ export const grantSchema = z
     privileges: z.array(privilegeSchema).max(64),
     notBefore: instant,
     notAfter: instant,
-    serial: z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 lower-case hex digits'),
+    serial: grantSerial,
     onViolation: z.enum(['quarantine', 'stop', 'log']),
   })
   .refine(({ notBefore, notAfter }) => Date.parse(notBefore) < Date.parse(notAfter), {

@@ -52,6 +52,8 @@ export interface VmConfig {
   modules: RegisteredModule[];
   /** Public keys of administrators, PEM. */
   trustedKeys: string[];
+  /** Serials of grants that were withdrawn. */
+  revokedGrants?: readonly string[];
   /** Private key of this VMM, which secrets in grants are sealed for: X25519, PEM. */
   vmmKey?: string;
   /** First values of the VMM's own MSRs. */

@@ -194,9 +194,10 @@ function register({ image, manifest, grants }: RegisteredModule, config: VmConfi
 function decide(manifest: Manifest, grants: readonly unknown[], config: VmConfig, privileges: PrivilegeSet): Decision {
   const digest = manifestDigest(manifest);
   let reason = 'no grant was given';
+  const spent = new Set(config.revokedGrants);
   const held: Grant[] = [];
   for (const signed of grants) {
-    const verdict = verifyGrant(signed, config.trustedKeys, { manifestDigest: digest, vm: config.name, now: new Date() });
+    const verdict = verifyGrant(signed, config.trustedKeys, { manifestDigest: digest, vm: config.name, now: new Date(), spent });
     if (verdict.ok) held.push(verdict.grant);
     // A grant for another module is that module's affair.
     else if (verdict.reason !== 'wrong-manifest') reason = verdict.detail;

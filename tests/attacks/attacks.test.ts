@@ -1,9 +1,10 @@
 /** Every attack is stopped with its defences, and works without them (SECURITY.md, "Attacks"). */
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { CATALOGUE } from '../../src/attacks/catalogue.ts';
+import { KNOWN_WEAKNESSES, knownWeaknessesTable, matches } from '../../src/attacks/known-weaknesses.ts';
 import { promisesWithout } from '../../src/attacks/report.ts';
 import { DEFENCES } from '../../src/base/defences.ts';
 import { isOnPath } from '../../src/guest/c-module.ts';
@@ -83,5 +84,12 @@ describe('the catalogue', () => {
   test('SECURITY.md has every attack with its promises: npm run attacks -- --markdown makes its table', () => {
     const security = readFileSync(`${root}/SECURITY.md`, 'utf8');
     for (const { name, what, promises } of CATALOGUE) expect(security).toContain(`| \`${name}\`: ${what} | ${promises.join(' ')} |`);
+  });
+
+  test('nothing known was left out: every weakness names attacks and tests that exist, and SECURITY.md has the table', () => {
+    const patterns = KNOWN_WEAKNESSES.flatMap(({ attacks }) => attacks);
+    expect(patterns.filter((pattern) => !CATALOGUE.some(({ name }) => matches(pattern, name)))).toEqual([]);
+    expect(KNOWN_WEAKNESSES.flatMap(({ tests = [] }) => tests).filter((file) => !existsSync(`${root}/${file}`))).toEqual([]);
+    expect(readFileSync(`${root}/SECURITY.md`, 'utf8')).toContain(knownWeaknessesTable());
   });
 });
