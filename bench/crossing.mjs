@@ -73,7 +73,7 @@ export async function measure() {
 }
 
 /** Processor time of the fastest round, ns. */
-function fastest(guest, work) {
+export function fastest(guest, work) {
   return minimum(
     Array.from({ length: ROUNDS }, () => {
       work.prepare(guest);
@@ -89,7 +89,7 @@ function fastest(guest, work) {
  * Runs to the end as a machine's run loop does. `interrupts`: sends one whenever the module has resumed, `PAIRS` times, then ends. `times`: by kind
  * of crossing, gets ns in the monitor.
  */
-function drive({ engine, cpu, monitor, watch }, { interrupts = false, times }) {
+export function drive({ engine, cpu, monitor, watch }, { interrupts = false, times }) {
   let left = PAIRS;
   for (;;) {
     const exit = cpu.run(engine.clock.now() + SLICE);

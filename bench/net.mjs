@@ -32,9 +32,10 @@ visit() { # driver, card
 ${VISITS.map((name) => `visit ${name} ${CARDS[name]}`).join('\n')}
 `;
 
-export async function measure() {
+/** `processors`: options of `run` about them. */
+export async function measure(processors = {}) {
   const { guest, options } = await guardedGuest(SCRIPT);
-  const all = stretches(await runGuest(counted(guest, options)));
+  const all = stretches(await runGuest(counted(guest, { ...options, ...processors })));
   const expected = VISITS.length * PER_VISIT;
   const packets = (MIB * 1048576) / 1460;
   if (all.length !== expected || all.some((stretch) => stretch.packets < packets))

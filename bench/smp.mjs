@@ -1,6 +1,6 @@
 // Several virtual CPUs: what a second host thread gains where they compute, what it costs where they only cross the border, and what an idle guest takes.
 import { counted, makeGuest, portcullis } from './guests.mjs';
-import { guardedGuest } from './net.mjs';
+import { guardedGuest, measure as measureNet } from './net.mjs';
 import { runGuest, stretches } from './process.mjs';
 import { median } from './report.mjs';
 
@@ -79,5 +79,7 @@ export async function measure() {
       ratio: several.crossing / one.crossing,
     });
   }
+  const [speed, byProcessor] = await measureNet({ cpus: '4', cores: '2' });
+  rows.push({ ...speed, what: `4 CPUs on 2 cores: ${speed.what}` }, { ...byProcessor, what: '  by processor time' });
   return rows;
 }

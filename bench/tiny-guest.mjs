@@ -20,7 +20,9 @@ const TABLES = { start: 0x1_0000, end: 0x8_0000 };
 const DESCRIPTORS = { gpa: 0x10_0000, address: -0x7e00_0000, idt: 0x1000 };
 const KERNEL = { gpa: 0x11_0000, address: -0x7f00_0000 };
 const STACK = { gpa: 0x12_0000, address: -0x3700_0000_0000, size: 0x4000 };
-const MODULE = { gpa: 0x20_0000, address: -0x3ff0_0000 };
+const MODULE = { gpa: 0x20_0000, address: -0x3ff0_0000, room: 0x1_0000 };
+/** Stacks of threads that never come back: as many as wanted, all on one page of RAM. */
+const LOST = { gpa: 0x13_0000, address: -0x3600_0000_0000, apart: 0x4000 };
 /** A page of device registers, outside RAM. */
 const DEVICE = { gpa: 0xf000_0000, address: -0x7d00_0000 };
 const PAGE = 4096;
@@ -85,11 +87,11 @@ function tinyModule() {
   return tiny.bytes();
 }
 
-/** The machine with the module loaded and live. */
-export function tinyGuest() {
+/** The machine with the module loaded `count` times, to be made live by calling `init_module`; `which` of `prepare` says whose entry. */
+export function tinyGuest(count = 1) {
   const { image: file, manifest } = linkModule(tinyModule(), 'tiny.ko');
   const image = imageFromElf(file, manifest);
-  const engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'host' });
+  const engine = createSoftEngine({ memorySize: 32 << 20, cpus: 1, clock: 'host' });
   const [cpu] = engine.cpus;
   const decision = { granted: true, privileges: [], onViolation: 'stop' };
   const monitor = createMonitor({ engine, modules: [{ image, digest: manifest.image, decision }], log: silentLog, audit: () => {} });
@@ -105,36 +107,45 @@ export function tinyGuest() {
   for (const page of [0, PAGE]) tables.map(DESCRIPTORS.address + page, DESCRIPTORS.gpa + page);
   tables.map(DEVICE.address, DEVICE.gpa);
   putDescriptors(engine.memory);
-  const load = moduleLoader(image, tables, put);
+  const loads = Array.from({ length: count }, (_, index) => moduleLoader(image, tables, put, index * MODULE.room));
   startLongMode(cpu);
 
-  const gateOf = (symbol) => {
+  const gateOf = (symbol, which) => {
     const { offset } = manifest.gates.find((gate) => gate.kind === 'entry' && gate.symbol === symbol);
-    return load[image.gateSection] + offset;
+    return loads[which][image.gateSection] + offset;
   };
   const set = (register, value) => setRegisterAddress(cpu.registers, REG[register], value);
   /** Puts the CPU at kernel code `name`, to go round `times`. `entry`: what `call` calls; `argument`: its %rdi. */
-  const prepare = (name, times, entry, argument = 0) => {
+  const prepare = (name, times, entry, argument = 0, which = 0) => {
     set('rip', KERNEL.address + CODE_AT[name].at);
     set('rsp', STACK.address + STACK.size - 0x100);
     set('rflags', 0x202);
     set('r12', times);
     set('rdi', argument);
-    set('rbx', entry ? gateOf(entry) : DEVICE.address);
+    set('rbx', entry ? gateOf(entry, which) : DEVICE.address);
   };
-  return { engine, cpu, monitor, prepare };
+  /** As `prepare`, on a stack of its own that nobody comes back to. */
+  const prepareLost = (thread, entry, argument) => {
+    const page = LOST.address + thread * LOST.apart;
+    tables.map(page, LOST.gpa);
+    prepare('call', 1, entry, argument);
+    set('rsp', page + PAGE - 0x100);
+  };
+  /** The kernel is at the function that the module calls. */
+  const inKernel = () => Number(BigInt.asIntN(64, cpu.registers.words[REG.rip])) === KERNEL.address + CODE_AT.kfunc.at;
+  return { engine, cpu, monitor, prepare, prepareLost, inKernel };
 }
 
 /** What the kernel's module loader does: places sections on pages of their own and relocates them. Gives their addresses. */
-function moduleLoader(image, tables, put) {
+function moduleLoader(image, tables, put, shift) {
   let next = 0;
   const offsets = image.sections.map(({ size }) => {
     const offset = next;
     next += Math.ceil(Math.max(size, 1) / PAGE) * PAGE;
     return offset;
   });
-  for (let page = 0; page < next; page += PAGE) tables.map(MODULE.address + page, MODULE.gpa + page);
-  const bases = offsets.map((offset) => MODULE.address + offset);
+  for (let page = 0; page < next; page += PAGE) tables.map(MODULE.address + shift + page, MODULE.gpa + shift + page);
+  const bases = offsets.map((offset) => MODULE.address + shift + offset);
   for (const [index, section] of image.sections.entries()) {
     const bytes = section.bytes.slice();
     const words = new DataView(bytes.buffer);
@@ -143,7 +154,7 @@ function moduleLoader(image, tables, put) {
       if (type === RELOCATION.R64) words.setBigInt64(offset, BigInt(target), true);
       else words.setInt32(offset, type === RELOCATION.R32S ? target : target - (bases[index] + offset), true);
     }
-    put(MODULE.gpa + offsets[index], bytes);
+    put(MODULE.gpa + shift + offsets[index], bytes);
   }
   return bases;
 }

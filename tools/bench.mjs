@@ -2,7 +2,7 @@
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { build, install, root } from './lib.mjs';
 
-const MEASURES = ['boot', 'cpu', 'crossing', 'net', 'guarding', 'memory', 'wake', 'smp'];
+const MEASURES = ['boot', 'cpu', 'crossing', 'net', 'guarding', 'modules', 'memory', 'wake', 'smp'];
 const HELP = `Usage: npm run bench -- [${MEASURES.join('] [')}] [--json]
 
 Without a name all measures run, one after another. They need Linux, the stock kernel (fetched once), and for comparison qemu-system-x86_64.
