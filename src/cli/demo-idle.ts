@@ -9,7 +9,7 @@ import type { CpioEntry } from '../guest/cpio.ts';
 import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { IDLE_CPU, IDLE_CPUS, IDLE_VISITOR, idleScript } from '../guest/idle-script.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
-import { readKernelImage } from '../guest/kernel-image.ts';
+import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
 import { buildProgram } from '../guest/program.ts';
 import { linkModule } from '../linker/link.ts';
@@ -49,6 +49,7 @@ export async function idleDemo({ json, progress }: Context, options: RunOptions,
       vm = running;
     },
     events: options.events,
+    eventsLost: options.eventsLost,
     timeout: options.timeout,
   });
   progress.clear();
@@ -70,7 +71,7 @@ async function prepareIdle(options: RunOptions, step: Progress): Promise<{ confi
   const attack = (await buildCModule(source('attacks/mwait.c'), release, step)).image;
   const program = buildProgram(source('attacks/mwait-user.c'));
   step({ text: 'unpacking the kernel' });
-  const image = await readKernelImage(readFileSync(kernel.image), kernel.image);
+  const image = await openKernelImage(kernel.image, readFileSync(kernel.image));
   step({ text: 'linking and signing' });
   const guarded = linkModule(plain, 'idle.ko');
   const administrator = generateKeyPair();

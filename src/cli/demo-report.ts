@@ -3,7 +3,7 @@ import { DEMO_PROBES } from '../guest/demo-script.ts';
 import type { StockKernel } from '../guest/fetch.ts';
 import type { VmReport } from '../vm/config.ts';
 import type { DemoTranscript, Probe } from './demo-transcript.ts';
-import { columns, styled } from './output.ts';
+import { columns, indent, mark, styled, title } from './output.ts';
 import type { Ended } from './supervise.ts';
 
 export interface DemoResult {
@@ -104,13 +104,6 @@ export function judge({ kernel, engine, transcript, ended, bytes, expected }: De
 }
 
 export function summary(result: DemoResult, ended: Ended): string {
-  const title = (text: string) => `\n${styled('bold', text)}`;
-  const indent = (text: string) =>
-    text
-      .split('\n')
-      .map((line) => `  ${line}`)
-      .join('\n');
-  const mark = (ok: boolean) => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
   const count = (value: number) => value.toLocaleString('en');
   return [
     title(`Kernel ${result.kernel} on the ${result.engine} engine`),

@@ -1,7 +1,7 @@
 /** Judges the idle module's demo: what it waited with, how fast the CPU woke, and whether anybody else could do the same. */
 import { IDLE_CPU, IDLE_PROBES, IDLE_SAMPLES, WAITS, WAKE_KINDS } from '../guest/idle-script.ts';
 import type { DemoTranscript, Probe } from './demo-transcript.ts';
-import { columns, styled } from './output.ts';
+import { columns, indent, mark, styled, title } from './output.ts';
 import type { Ended } from './supervise.ts';
 
 type Wait = (typeof WAITS)[number];
@@ -151,13 +151,6 @@ function latencyOf(samples: number[]): Latency {
 }
 
 export function idleSummary(result: IdleResult, ended: Ended): string {
-  const title = (text: string) => `\n${styled('bold', text)}`;
-  const indent = (text: string) =>
-    text
-      .split('\n')
-      .map((line) => `  ${line}`)
-      .join('\n');
-  const mark = (ok: boolean) => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
   const cell = ({ median, p99 }: Latency) => [median, p99].map((ns) => (ns / 1000).toFixed(1).padStart(7)).join(' ');
   return [
     title(`Wake-up latency of CPU ${IDLE_CPU}, us: median and p99 of ${IDLE_SAMPLES}, kernel ${result.kernel}`),

@@ -11,7 +11,7 @@ import { manifestDigest } from '../policy/canonical.ts';
 import type { LinkPolicy } from '../policy/link-policy.ts';
 import { parseLinkPolicy } from '../policy/schema.ts';
 import { action, LIMITS, readInput } from './command.ts';
-import { columns, printJson, styled } from './output.ts';
+import { columns, indent, printJson, styled } from './output.ts';
 
 /** A path, or the bare name of a stock module of the cached kernel. */
 export function moduleInput(name: string): { path: string; bytes: Buffer } {
@@ -88,11 +88,6 @@ export function addLinkCommands(program: Command): void {
 
 function inspection(module: ModuleDescription): string {
   const title = (text: string) => `\n${styled('bold', text)}\n`;
-  const indent = (text: string) =>
-    text
-      .split('\n')
-      .map((line) => `  ${line}`)
-      .join('\n');
   const table = (rows: string[][]) => (rows.length ? indent(columns(rows)) : '  none');
   const wrap = (names: string[]) =>
     indent(

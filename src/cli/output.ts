@@ -29,6 +29,19 @@ export function styled(style: Style, text: string): string {
   return process.stdout.isTTY && !process.env.NO_COLOR ? styleText(style, text) : text;
 }
 
+/** A heading of a report, with an empty line before it. */
+export const title = (text: string): string => `\n${styled('bold', text)}`;
+
+/** Every line moved in by two. */
+export const indent = (text: string): string =>
+  text
+    .split('\n')
+    .map((line) => `  ${line}`)
+    .join('\n');
+
+/** How a report marks what held and what did not. */
+export const mark = (ok: boolean): string => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
+
 /** One JSON object on one line: the machine-readable result, last on standard output. */
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);

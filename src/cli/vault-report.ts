@@ -2,7 +2,7 @@
 import { VAULT_LONG_MESSAGE, VAULT_MESSAGES } from '../guest/vault-script.ts';
 import type { MemorySearch } from '../vm/config.ts';
 import type { DemoTranscript, Probe } from './demo-transcript.ts';
-import { columns, styled } from './output.ts';
+import { columns, indent, mark, styled, title } from './output.ts';
 import type { Ended } from './supervise.ts';
 import type { Needle } from './vault-needles.ts';
 
@@ -136,13 +136,6 @@ function searchProbe(who: string, bytes: number, counts: readonly number[], need
 }
 
 export function vaultSummary(result: VaultResult, ended: Ended): string {
-  const title = (text: string) => `\n${styled('bold', text)}`;
-  const indent = (text: string) =>
-    text
-      .split('\n')
-      .map((line) => `  ${line}`)
-      .join('\n');
-  const mark = (ok: boolean) => (ok ? styled('green', 'ok  ') : styled('red', 'FAIL'));
   return [
     title(`Signatures (HMAC-SHA-256), kernel ${result.kernel}`),
     indent(columns(result.signatures.map(({ message, signature, ok }) => [mark(ok), signature, message]))),
