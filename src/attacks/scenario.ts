@@ -2,7 +2,7 @@
 import { hex } from '../base/hex.ts';
 import { PAGE_SIZE, REG, setRegisterAddress } from '../engine/contract.ts';
 import type { FakeCpu, FakeEngine } from '../engine/fake/engine.ts';
-import type { Decision, RegisteredModule } from '../monitor/monitor.ts';
+import type { Decision, RegisteredModule } from '../monitor/registration.ts';
 import {
   CORE,
   G,

@@ -9,8 +9,12 @@ import type { Cpu, GuestMemory } from '../engine/contract.ts';
 import { GATE_SIZE } from '../policy/manifest.ts';
 import { FRAME } from './frames.ts';
 import type { Frames } from './frames.ts';
-import { guestReader } from './guest-memory.ts';
+import { guestReader, ramPage } from './guest-memory.ts';
 import type { ImageSource } from './image.ts';
+import type { InstanceTable } from './instance-table.ts';
+import type { Instance } from './instance.ts';
+import { REFUSALS, VIOLATIONS } from './reasons.ts';
+import type { RefusalReason } from './reasons.ts';
 import type { StackAccess } from './stack.ts';
 
 /** int _printk(const char *fmt, ...); its name before Linux 5.15. */
@@ -35,18 +39,40 @@ export interface Speaker {
 
 export class GuestLog {
   private lines = 0;
+  /** What was told: module and reason, or instance. No more than there are lines. */
+  private readonly told = new Set<string>();
 
   constructor(
     private readonly memory: GuestMemory,
     private readonly frames: Frames,
     private readonly stack: StackAccess,
+    private readonly instances: InstanceTable,
   ) {}
 
+  /** The CPU has just been sent back to the kernel with -1 because `module` gets nothing: says why, once for each module and reason. */
+  refused(cpu: Cpu, module: string, reason: RefusalReason, speaker: Speaker | undefined): void {
+    this.tell(cpu, `${module} ${reason}`, `${module}: refused, ${reason}: ${REFUSALS[reason]}`, speaker);
+  }
+
+  /** The same because the instance is quarantined: once for each. */
+  quarantined(cpu: Cpu, instance: Instance): void {
+    const { module, broken } = instance;
+    if (broken === undefined) return;
+    const text = `${module}: quarantined, ${broken}: ${VIOLATIONS[broken]}; calls of it fail from now on`;
+    this.tell(cpu, `${instance.instance}`, text, instance);
+  }
+
+  private tell(cpu: Cpu, key: string, text: string, speaker: Speaker | undefined): void {
+    if (this.told.has(key) || cpu.privilegeLevel !== 0) return;
+    const whole = this.instances.all.filter((other) => ramPage(cpu, this.memory, other.gateBase) === other.frameAt(other.gateBase));
+    if (this.say(cpu, speaker === undefined ? whole : [speaker, ...whole], text)) this.told.add(key);
+  }
+
   /**
-   * The CPU, at CPL 0 in the untrusted view, has just been given -1 and sent back to the kernel: sends it by way of the print function of the first
-   * speaker that has one, once it can. False, and nothing is changed, where none has, the stack cannot take it, or the limit is reached.
+   * The CPU is at CPL 0 in the untrusted view: sends it by way of the print function of the first speaker that has one, once it can. False, and
+   * nothing is changed, where none has, the stack cannot take it, or the limit is reached.
    */
-  say(cpu: Cpu, speakers: Iterable<Speaker>, text: string): boolean {
+  private say(cpu: Cpu, speakers: Iterable<Speaker>, text: string): boolean {
     if (this.lines >= LINES) return false;
     for (const { image, gateBase } of speakers) {
       const gate = printGate(image);

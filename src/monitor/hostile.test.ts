@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { REG } from '../engine/contract.ts';
 import type { Exit } from '../engine/contract.ts';
-import { createAudit } from './audit.ts';
+import { Audit } from './audit.ts';
 import type { AuditEvent } from './audit.ts';
 import { FRAME_CAPACITY } from './border.ts';
 import { FRAME, Frames } from './frames.ts';
@@ -90,19 +90,57 @@ describe('P11: frames are bounded', () => {
 });
 
 describe('P11: the audit stream is limited', () => {
-  test('P11 a flood is held back and counted', () => {
-    const out: AuditEvent[] = [];
-    let now = 0;
-    const emit = createAudit(
-      (event) => out.push(event),
-      () => now,
+  const refused = { event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' } as const;
+  const flooded = () => {
+    const stream = { out: [] as AuditEvent[], now: 0 };
+    const audit = new Audit(
+      (event) => stream.out.push(event),
+      () => stream.now,
     );
-    for (let index = 0; index < 10_000; index++) emit({ event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' });
-    expect(out).toHaveLength(200);
-    now = 1e9;
-    emit({ event: 'module.refused', module: 'x', reason: 'no-grant', detail: '' });
-    expect(out.at(-1)?.suppressed).toBe(9800);
-    expect(out).toHaveLength(201);
+    for (let index = 0; index < 10_000; index++) audit.emit(refused);
+    return { stream, audit };
+  };
+
+  test('P11 a flood is held back and counted', () => {
+    const { stream, audit } = flooded();
+    expect(stream.out).toHaveLength(100);
+    stream.now = 1e9;
+    expect(audit.emit(refused)).toBe(true);
+    expect(stream.out.at(-1)?.suppressed).toBe(9900);
+  });
+
+  test.each<Parameters<Audit['emit']>[0]>([
+    { ...refused, reason: 'text-differs' },
+    { ...refused, module: 'y' },
+    { event: 'guard.violation', module: 'x', instance: 1, reason: 'text-write', detail: '', cpu: 0, count: 1 },
+    { event: 'module.quarantined', module: 'x', instance: 1, reason: 'text-write' },
+  ])('P11 and hides nothing of another kind: $event $module $reason', (other) => {
+    const { stream, audit } = flooded();
+    expect(audit.emit(other)).toBe(true);
+    expect(stream.out.at(-1)).toEqual({ ...other, time: 0 });
+  });
+
+  test('P11 what was held back last is told at the end', () => {
+    const { stream, audit } = flooded();
+    audit.end();
+    const [last] = stream.out.slice(100);
+    expect(last).toEqual({ event: 'audit.suppressed', of: 'module.refused', module: 'x', reason: 'no-grant', count: 9900, time: 0 });
+    audit.end();
+    expect(stream.out).toHaveLength(101);
+  });
+
+  test('P11 a quarantine that the stream held back is known all the same', () => {
+    const guest = new Guest([registered(image)]);
+    for (let round = 0; round < 150; round++) {
+      guest.start(image);
+      const gpa = guest.cpu.translate(CORE, false);
+      guest.handle({ kind: 'mmio', gpa, size: 4, write: true, value: 0, refused: false });
+      guest.call(G.cleanup);
+    }
+    expect(guest.reasons('module.quarantined')).toHaveLength(100);
+    expect(guest.monitor.modules()[0].quarantined).toBe(true);
+    expect(guest.monitor.violations()).toMatchObject([{ reason: 'text-write', count: 150 }]);
+    expect(guest.monitor.refusals()).toMatchObject([{ module: 'tiny', reason: 'quarantined', count: 150 }]);
   });
 });
 

@@ -158,6 +158,12 @@ export class Instance implements PrivilegeTarget {
     this.updateAllowed();
   }
 
+  /** For people: the function that a gate stands for, or the gate's kind. */
+  gateName(gate: number): string {
+    const { symbol, kind = 'gate' } = this.image.gates[gate] ?? {};
+    return symbol || kind;
+  }
+
   get textPages(): number {
     return this.mapped.filter(({ placed }) => placed.role === 'text').length;
   }

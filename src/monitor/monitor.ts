@@ -10,34 +10,23 @@ import type { Log } from '../base/log.ts';
 import { PAGE_SIZE, REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
 import type { Cpu, Engine, Exit, PendingEvent } from '../engine/contract.ts';
 import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
-import { createAudit } from './audit.ts';
-import type { AuditBody, AuditPort } from './audit.ts';
+import type { AuditPort } from './audit.ts';
 import { Border } from './border.ts';
 import { GuestLog } from './guest-log.ts';
 import type { Speaker } from './guest-log.ts';
 import { ramPage } from './guest-memory.ts';
 import type { ImageSource } from './image.ts';
 import { GATE, Instance } from './instance.ts';
+import { Journal } from './journal.ts';
+import type { Counted, Refused } from './journal.ts';
 import { looksLikeGate, matchingOffsets, verify } from './loader.ts';
 import { InstanceTable, MAX_INSTANCES } from './instance-table.ts';
 import type { Privilege } from './privilege.ts';
-import { ENDINGS, REFUSALS, VIOLATIONS } from './reasons.ts';
+import { VIOLATIONS } from './reasons.ts';
 import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
+import { Registration } from './registration.ts';
+import type { ModuleStatus, RegisteredModule, ViolationPolicy } from './registration.ts';
 import { Refusal } from './solve.ts';
-
-export type ViolationPolicy = 'quarantine' | 'stop' | 'log';
-
-/** What the administrator says about a registered image. */
-export type Decision =
-  | { granted: true; privileges: readonly Privilege[]; onViolation: ViolationPolicy }
-  | { granted: false; reason: string };
-
-export interface RegisteredModule {
-  readonly image: ImageSource;
-  /** SHA-256 of the guarded .ko, hex: for people and audit. */
-  readonly digest: string;
-  readonly decision: Decision;
-}
 
 export interface MonitorOptions {
   engine: Engine;
@@ -59,42 +48,12 @@ export interface CrossingCounters {
   internal: number;
   refused: number;
 }
-export interface ModuleStatus {
-  module: string;
-  digest: string;
-  granted: boolean;
-  privileges: string[];
-  instances: {
-    instance: number;
-    state: 'loading' | 'live' | 'quarantined';
-    base: string;
-    textPages: number;
-    privatePages: number;
-    crossings: number;
-  }[];
-  /** Over all instances, most frequent first. */
-  callOuts: { symbol: string; count: number }[];
-  callIns: { symbol: string; count: number }[];
-}
-export interface Counted<Reason extends string> {
-  reason: Reason;
-  count: number;
-  explanation: string;
-}
-
 /** Instruction fetch (bit 4), protection (bit 0), from user mode (bit 2): page fault error code, Intel SDM vol. 3, 4.7. */
 const FETCH_FAULT = 0x11;
 const USER_FAULT = 0x4;
 const PAGE_FAULT = 14;
 /** Least time between two looks for modules that are gone. */
 const SWEEP_NS = 50e6;
-const INDIRECT = '(by pointer)';
-
-interface Registration extends RegisteredModule {
-  readonly callOuts: Map<string, number>;
-  readonly callIns: Map<string, number>;
-}
-
 export class Monitor {
   readonly crossings: CrossingCounters = {
     callIn: 0,
@@ -108,11 +67,9 @@ export class Monitor {
   };
   private readonly engine: Engine;
   private readonly log: Log;
-  private readonly emit: (body: AuditBody) => boolean;
+  private readonly journal: Journal;
   private readonly border: Border;
   private readonly guestLog: GuestLog;
-  /** What the guest's log was told: module, reason and instance. Bounded, since the log is. */
-  private readonly told = new Set<string>();
   private readonly owners: Uint8Array;
   private readonly registrations: readonly Registration[];
   private readonly registrationOf = new Map<Instance, Registration>();
@@ -122,21 +79,17 @@ export class Monitor {
   private nextSweep = 0;
   /** Quarantined by the exit in hand: other CPUs may still be inside. */
   private quarantined: Instance | undefined;
-  private readonly refusalCounts = new Map<RefusalReason, number>();
-  private readonly violationCounts = new Map<ViolationReason, number>();
-  private readonly refusalDetails = new Map<RefusalReason, string>();
 
   constructor(options: MonitorOptions) {
     this.engine = options.engine;
     this.log = options.log;
-    this.emit = createAudit(options.audit, () => options.engine.clock.now());
+    this.journal = new Journal(options.audit, () => options.engine.clock.now(), options.log);
     this.owners = new Uint8Array(Math.ceil(options.engine.memory.size / PAGE_SIZE));
     this.border = new Border(options.engine, this.owners, this.instances);
-    this.guestLog = new GuestLog(options.engine.memory, this.border.frames, this.border.stack);
-    this.registrations = options.modules.map((module) => ({ ...module, callOuts: new Map(), callIns: new Map() }));
-    for (const { image, digest, decision } of this.registrations) {
-      const privileges = decision.granted ? decision.privileges.map(({ description }) => description) : [];
-      this.emit({ event: 'module.registered', module: image.module, image: digest, granted: decision.granted, privileges });
+    this.guestLog = new GuestLog(options.engine.memory, this.border.frames, this.border.stack, this.instances);
+    this.registrations = options.modules.map((module) => new Registration(module));
+    for (const { image, digest, decision, privileges } of this.registrations) {
+      this.journal.note({ event: 'module.registered', module: image.module, image: digest, granted: decision.granted, privileges });
     }
   }
 
@@ -184,42 +137,15 @@ export class Monitor {
   }
 
   modules(): ModuleStatus[] {
-    return this.registrations.map((registration) => {
-      const { image, digest, decision } = registration;
-      const own = this.instances.all.filter((instance) => this.registrationOf.get(instance) === registration);
-      const callOuts = new Map(registration.callOuts);
-      const callIns = new Map(registration.callIns);
-      for (const instance of own) addCounts(instance, callOuts, callIns);
-      return {
-        module: image.module,
-        digest,
-        granted: decision.granted,
-        privileges: decision.granted ? decision.privileges.map(({ description }) => description) : [],
-        instances: own.map(({ instance, state, gateBase, textPages, privatePages, crossings }) => ({
-          instance,
-          state: state === 'ended' ? 'quarantined' : state,
-          base: hex(gateBase),
-          textPages,
-          privatePages,
-          crossings,
-        })),
-        callOuts: sorted(callOuts),
-        callIns: sorted(callIns),
-      };
-    });
+    return this.registrations.map((registration) => registration.status());
   }
 
-  /** Refusals and violations so far, with counts; `detail` is that of the last one. */
-  refusals(): (Counted<RefusalReason> & { detail: string })[] {
-    return [...this.refusalCounts].map(([reason, count]) => ({
-      reason,
-      count,
-      explanation: REFUSALS[reason],
-      detail: this.refusalDetails.get(reason) ?? '',
-    }));
+  /** Refusals, by module and reason, and violations so far. */
+  refusals(): Refused[] {
+    return this.journal.refusals();
   }
   violations(): Counted<ViolationReason>[] {
-    return [...this.violationCounts].map(([reason, count]) => ({ reason, count, explanation: VIOLATIONS[reason] }));
+    return this.journal.violations();
   }
   /** Unfinished crossings now, and how many had to make room for newer ones. */
   frames(): { live: number; evicted: number } {
@@ -229,6 +155,7 @@ export class Monitor {
   /** The virtual machine stops: every instance ends. No CPU may be running. */
   end(): void {
     for (const instance of this.instances.all) this.endInstance(instance, 'stopped');
+    this.journal.end();
   }
 
   private gate(cpu: Cpu, address: number): Verdict {
@@ -249,7 +176,7 @@ export class Monitor {
     switch (instance.gateKind[gate]) {
       case GATE.call: {
         const broken = this.border.callOut(cpu, instance, instance.gateTarget[gate], gate);
-        if (broken !== null) return this.violation(cpu, instance, broken, `call-out to ${gateName(instance, gate)}`);
+        if (broken !== null) return this.violation(cpu, instance, broken, `call-out to ${instance.gateName(gate)}`);
         this.crossings.callOut += 1;
         count(instance, gate);
         return 'handled';
@@ -259,7 +186,7 @@ export class Monitor {
       case GATE.entry:
         // Init code is gone after init; the gate that led there still stands.
         if (!instance.code.holds(instance.gateTarget[gate]) && on('init-gone'))
-          return this.violation(cpu, instance, 'wild-fetch', `to ${gateName(instance, gate)}, which is gone`);
+          return this.violation(cpu, instance, 'wild-fetch', `to ${instance.gateName(gate)}, which is gone`);
         this.crossings.internal += 1;
         count(instance, gate);
         setRegisterAddress(cpu.registers, REG.rip, instance.gateTarget[gate]);
@@ -293,7 +220,7 @@ export class Monitor {
       this.instances.changed();
       if (instance.state !== 'loading') return;
       instance.state = 'live';
-      this.emit({ event: 'module.live', module: instance.module, instance: instance.instance });
+      this.journal.note({ event: 'module.live', module: instance.module, instance: instance.instance });
     }
   }
 
@@ -307,7 +234,7 @@ export class Monitor {
     // The interrupted instruction may have been the gate's own.
     if (this.border.interruptedAt(cpu, instance, address)) return this.resume(cpu, instance, address);
     if (kind === GATE.entry) return this.callIn(cpu, instance, gate, address);
-    return this.violation(cpu, instance, 'gate-misused', `${gateName(instance, gate)} reached by the kernel`);
+    return this.violation(cpu, instance, 'gate-misused', `${instance.gateName(gate)} reached by the kernel`);
   }
 
   private callIn(cpu: Cpu, instance: Instance, gate: number, address: number): Verdict {
@@ -316,9 +243,9 @@ export class Monitor {
       this.endInstance(instance, 'memory-reused');
       return this.unknownGate(cpu, address);
     }
-    const what = gateName(instance, gate);
+    const what = instance.gateName(gate);
     if (instance.state === 'quarantined') {
-      if (this.border.refuse(cpu)) this.tellQuarantine(cpu, instance);
+      if (this.border.refuse(cpu)) this.guestLog.quarantined(cpu, instance);
       this.countRefusal(instance.module, 'quarantined', what);
       if (gate === instance.image.cleanupGate) this.endInstance(instance, 'unloaded');
       return 'handled';
@@ -529,19 +456,11 @@ export class Monitor {
     }
     this.instances.add(instance);
     this.registrationOf.set(instance, registration);
+    registration.began(instance);
     const about = { module: image.module, instance: instance.instance };
-    if (
-      this.emit({
-        event: 'module.loaded',
-        ...about,
-        base: hex(gateBase),
-        textPages: instance.textPages,
-        privatePages: instance.privatePages,
-      })
-    ) {
-      this.log.info('module loaded and verified', { ...about, gates: hex(gateBase), textPages: instance.textPages });
-    }
-    for (const { description } of privileges) this.emit({ event: 'privilege.attached', ...about, privilege: description });
+    const { textPages, privatePages } = instance;
+    this.journal.note({ event: 'module.loaded', ...about, base: hex(gateBase), textPages, privatePages });
+    for (const { description } of privileges) this.journal.note({ event: 'privilege.attached', ...about, privilege: description });
     instance.attach(privileges); // a privilege may have more to say
     return instance;
   }
@@ -549,31 +468,14 @@ export class Monitor {
   /** Refuses an entry: the call returns -1 to the kernel. */
   private refuse(cpu: Cpu, module: string, reason: RefusalReason, detail: string, speaker?: Speaker): Verdict {
     // Where the stack cannot be read, the int3 behind the gate answers.
-    if (this.border.refuse(cpu)) this.tell(cpu, `${module} ${reason}`, `${module}: refused, ${reason}: ${REFUSALS[reason]}`, speaker);
+    if (this.border.refuse(cpu)) this.guestLog.refused(cpu, module, reason, speaker);
     this.countRefusal(module, reason, detail);
     return 'handled';
   }
 
-  private tellQuarantine(cpu: Cpu, instance: Instance): void {
-    const { module, broken } = instance;
-    if (broken === undefined) return;
-    const text = `${module}: quarantined, ${broken}: ${VIOLATIONS[broken]}; calls of it fail from now on`;
-    this.tell(cpu, `${instance.instance}`, text, instance);
-  }
-
-  /** Puts a line into the guest's own log, once for each `key`, on the way of a CPU that was just sent back to the kernel. */
-  private tell(cpu: Cpu, key: string, text: string, speaker: Speaker | undefined): void {
-    if (this.told.has(key) || cpu.privilegeLevel !== 0) return;
-    const whole = this.instances.all.filter((other) => ramPage(cpu, this.engine.memory, other.gateBase) === other.frameAt(other.gateBase));
-    if (this.guestLog.say(cpu, speaker === undefined ? whole : [speaker, ...whole], text)) this.told.add(key);
-  }
-
   private countRefusal(module: string, reason: RefusalReason, detail: string): void {
     this.crossings.refused += 1;
-    this.refusalCounts.set(reason, (this.refusalCounts.get(reason) ?? 0) + 1);
-    this.refusalDetails.set(reason, `${module}: ${detail}`);
-    if (this.emit({ event: 'module.refused', module, reason, detail }))
-      this.log.warn(`refused: ${REFUSALS[reason]}`, { module, reason, detail });
+    this.journal.refusal(module, reason, detail);
   }
 
   /** A breach by a thread of the module: what it was doing ends with -1 to the kernel. */
@@ -588,20 +490,17 @@ export class Monitor {
 
   /** Records a broken rule and applies the policy. The CPU stays where it is. */
   private breach(cpu: Cpu, instance: Instance, reason: ViolationReason, detail: string): Verdict {
-    const count = (this.violationCounts.get(reason) ?? 0) + 1;
-    this.violationCounts.set(reason, count);
     const about = { module: instance.module, instance: instance.instance };
-    if (this.emit({ event: 'guard.violation', ...about, reason, detail, cpu: cpu.index, count })) {
-      this.log.error(`violation: ${VIOLATIONS[reason]}`, { ...about, reason, detail, cpu: cpu.index });
-    }
-    const decision = this.registrationOf.get(instance)?.decision;
-    const policy: ViolationPolicy = decision?.granted ? decision.onViolation : 'quarantine';
+    this.journal.violation(about, reason, detail, cpu.index);
+    const registration = this.registrationOf.get(instance);
+    const policy: ViolationPolicy = registration?.decision.granted ? registration.decision.onViolation : 'quarantine';
     if (policy === 'log' || !on('quarantine') || instance.state === 'quarantined' || instance.state === 'ended') return 'handled';
     this.detach(instance);
     instance.state = 'quarantined';
     instance.broken = reason;
+    if (registration !== undefined) registration.quarantined = true;
     this.quarantined = instance;
-    this.emit({ event: 'module.quarantined', ...about, reason });
+    this.journal.note({ event: 'module.quarantined', ...about, reason });
     return policy === 'stop' ? { stop: `${instance.module}: ${VIOLATIONS[reason]} (${detail})` } : 'handled';
   }
 
@@ -618,13 +517,13 @@ export class Monitor {
     const frame = this.border.abandon(cpu, instance);
     if (frame < 0) return false;
     this.entryDone(instance, this.border.frames.detail[frame], true);
-    if (state === 'quarantined') this.tellQuarantine(cpu, instance);
+    if (state === 'quarantined') this.guestLog.quarantined(cpu, instance);
     return true;
   }
 
   private detach(instance: Instance): void {
     for (const { description } of instance.privileges) {
-      this.emit({ event: 'privilege.detached', module: instance.module, instance: instance.instance, privilege: description });
+      this.journal.note({ event: 'privilege.detached', module: instance.module, instance: instance.instance, privilege: description });
     }
     instance.detach();
   }
@@ -635,14 +534,11 @@ export class Monitor {
     const unfinished = on('end-drops-frames') ? this.border.frames.dropInstance(instance.instance) : 0;
     this.detach(instance);
     instance.end();
-    const registration = this.registrationOf.get(instance);
-    if (registration) addCounts(instance, registration.callOuts, registration.callIns);
+    this.registrationOf.get(instance)?.ended(instance);
     this.registrationOf.delete(instance);
     this.instances.remove(instance);
-    const about = { module: instance.module, instance: instance.instance };
-    if (this.emit({ event: 'module.ended', ...about, reason, crossings: instance.crossings, unfinished })) {
-      this.log.info(`module ended: ${ENDINGS[reason]}`, { ...about, crossings: instance.crossings });
-    }
+    const { module, crossings } = instance;
+    this.journal.note({ event: 'module.ended', module, instance: instance.instance, reason, crossings, unfinished });
   }
 
   private deliverFetchFault(cpu: Cpu, address: number): void {
@@ -670,18 +566,8 @@ function count(instance: Instance, gate: number): void {
   if (gate >= 0) instance.gateCount[gate] += 1;
 }
 
-function addCounts(instance: Instance, callOuts: Map<string, number>, callIns: Map<string, number>): void {
-  for (const [gate, count] of instance.gateCount.entries()) {
-    const into = instance.gateKind[gate] === GATE.call ? callOuts : callIns;
-    if (count > 0) into.set(gateName(instance, gate), (into.get(gateName(instance, gate)) ?? 0) + count);
-  }
-  if (instance.indirectCalls > 0) callOuts.set(INDIRECT, (callOuts.get(INDIRECT) ?? 0) + instance.indirectCalls);
-}
-
 /** Before the init function, where there is one, the kernel calls setters of parameters only. */
 const mayComeFirst = (image: ImageSource, gate: number) =>
   image.initGate < 0 || gate === image.initGate || image.gates[gate]?.beforeInit === true;
 
-const sorted = (counts: Map<string, number>) => [...counts].map(([symbol, count]) => ({ symbol, count })).sort((a, b) => b.count - a.count);
-const gateName = (instance: Instance, gate: number) => instance.image.gates[gate]?.symbol || (instance.image.gates[gate]?.kind ?? 'gate');
 const stackPointer = (cpu: Cpu) => hex(registerAddress(cpu.registers, REG.rsp));

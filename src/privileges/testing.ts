@@ -16,7 +16,8 @@ import type { AuditEvent } from '../monitor/audit.ts';
 import { createImage, RELOCATION } from '../monitor/image.ts';
 import type { ImageRelocation, ImageSection, ImageSource } from '../monitor/image.ts';
 import { createMonitor } from '../monitor/monitor.ts';
-import type { Decision, Monitor, RegisteredModule, Verdict, ViolationPolicy } from '../monitor/monitor.ts';
+import type { Monitor, Verdict } from '../monitor/monitor.ts';
+import type { Decision, RegisteredModule, ViolationPolicy } from '../monitor/registration.ts';
 import { Watch } from '../monitor/watch.ts';
 
 /** Sections of the tiny module, in order. */
@@ -452,7 +453,7 @@ export class Guest {
   }
 
   reasons(event: AuditEvent['event']): string[] {
-    return this.events.filter((entry) => entry.event === event).map((entry) => ('reason' in entry ? entry.reason : ''));
+    return this.events.filter((entry) => entry.event === event).map((entry) => ('reason' in entry ? (entry.reason ?? '') : ''));
   }
 }
 

@@ -8,15 +8,9 @@ import { hex } from '../base/hex.ts';
 import { createLog } from '../base/log.ts';
 import { type Cpu, type Engine, type Exit, REG, registerAddress } from '../engine/contract.ts';
 import type { Board } from '../machine/board.ts';
-import type { AuditEvent } from '../monitor/audit.ts';
 import { imageFromElf } from '../monitor/image-elf.ts';
-import {
-  createMonitor,
-  type Decision,
-  type RegisteredModule as MonitoredModule,
-  type Verdict,
-  type ViolationPolicy,
-} from '../monitor/monitor.ts';
+import { createMonitor, type Verdict } from '../monitor/monitor.ts';
+import type { Decision, ModuleStatus, RegisteredModule as MonitoredModule, ViolationPolicy } from '../monitor/registration.ts';
 import { Watch } from '../monitor/watch.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import type { Grant } from '../policy/grant.ts';
@@ -64,24 +58,12 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     msrs: config.msrs,
     report: (event) => ports.event({ ...event, time: engine.clock.now() }),
   });
-  const refusals = new Map<string, { module: string; reason: string; detail: string; count: number }>();
-  const quarantined = new Set<string>();
-  const audit = (event: AuditEvent) => {
-    if (event.event === 'module.quarantined') quarantined.add(event.module);
-    if (event.event === 'module.refused') {
-      const key = `${event.module} ${event.reason}`;
-      const known = refusals.get(key) ?? { module: event.module, reason: event.reason, detail: event.detail, count: 0 };
-      known.count += 1;
-      refusals.set(key, known);
-    }
-    ports.event(event);
-  };
   const modules = config.modules.map((module) => register(module, config, privileges));
   config.modules.forEach(({ manifest, grants }, index) => {
     const { decision } = modules[index];
     if (!decision.granted && grants.length > 0) log.warn(`${manifest.module} has no grant that holds: ${decision.reason}`);
   });
-  const monitor = createMonitor({ engine, modules, log, audit });
+  const monitor = createMonitor({ engine, modules, log, audit: ports.event });
   const watch = config.watch ? new Watch(engine) : undefined;
   const accesses = { reads: 0, writes: 0, interrupted: 0 };
   let refusedWaits = 0;
@@ -110,12 +92,13 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
     log.info('access to a withheld device refused', { ...event });
   };
 
-  const stateOf = (module: string, granted: boolean, now: ModuleState | undefined, ran: boolean): ModuleState => {
-    if (quarantined.has(module)) return 'quarantined';
+  const stateOf = ({ module, granted, quarantined, instances, callIns }: ModuleStatus): ModuleState => {
+    if (quarantined) return 'quarantined';
+    const now = instances.at(-1)?.state;
     if (now !== undefined) return now;
     if (!granted) return 'not granted';
-    if (ran) return 'ended';
-    return [...refusals.values()].some((refusal) => refusal.module === module) ? 'refused' : 'registered';
+    if (callIns.length > 0) return 'ended';
+    return monitor.refusals().some((refusal) => refusal.module === module) ? 'refused' : 'registered';
   };
 
   return {
@@ -160,13 +143,13 @@ export function createGuard(config: VmConfig, engine: Engine, board: Board, port
         callOuts: status
           .flatMap(({ module, callOuts }) => callOuts.map((entry) => ({ module, ...entry })))
           .sort((a, b) => b.count - a.count),
-        modules: status.map(({ module, granted, instances, callIns, callOuts }) => ({
-          module,
-          state: stateOf(module, granted, instances.at(-1)?.state, callIns.length > 0),
-          calls: { in: total(callIns), out: total(callOuts) },
+        modules: status.map((module) => ({
+          module: module.module,
+          state: stateOf(module),
+          calls: { in: total(module.callIns), out: total(module.callOuts) },
         })),
         refusals: [
-          ...refusals.values(),
+          ...monitor.refusals().map(({ module, reason, detail, count }) => ({ module, reason, detail, count })),
           ...monitor.violations().map(({ reason, count, explanation }) => ({ module: '', reason, detail: explanation, count })),
         ],
         refusedAccesses: { ...accesses },
