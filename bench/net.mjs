@@ -3,6 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeGrant } from '../dist/cli/keys.js';
+import { stockExportVersion } from '../dist/guest/export-versions.js';
 import { linkModule } from '../dist/linker/link.js';
 import { manifestDigest } from '../dist/policy/canonical.js';
 import { generateKeyPair, signGrant } from '../dist/policy/signing.js';
@@ -67,7 +68,7 @@ export async function measure(processors = {}) {
 /** A guest that runs `script`, and the options of `run` that give it two cards and the guarded module, for the first. */
 export async function guardedGuest(script) {
   const { path, bytes } = await stockModule('e1000');
-  const { image, manifest } = linkModule(bytes, path);
+  const { image, manifest } = linkModule(bytes, path, {}, stockExportVersion);
   const key = generateKeyPair();
   const privileges = [{ kind: 'pci-device', parameters: { device: CARDS.guarded, vendor: '8086', product: '100e' } }];
   const grant = signGrant(

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { withoutDefences } from '../base/defence-switch.ts';
 import { readObject } from '../elf/read.ts';
 import { buildCModule } from '../guest/c-module.ts';
+import { stockExportVersion } from '../guest/export-versions.ts';
 import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
 import { openKernelImage } from '../guest/kernel-image.ts';
@@ -44,7 +45,7 @@ export async function prepareGuest(step: Progress): Promise<VmConfig> {
   const plain = (await buildCModule(source('victim'), kernel.release, step)).image;
   const hostile = (await buildCModule(source('hostile'), kernel.release, step)).image;
   const image = await openKernelImage(kernel.image, readFileSync(kernel.image));
-  const victim = linkModule(plain, 'victim.ko');
+  const victim = linkModule(plain, 'victim.ko', {}, stockExportVersion);
   const administrator = generateKeyPair();
   const now = Date.now();
   const grant = signGrant(

@@ -3,6 +3,7 @@
  * CPU wakes with either, has another virtual CPU come to the core and go, and tries both instructions everywhere else in the guest.
  */
 import { buildCModule } from '../guest/c-module.ts';
+import { stockExportVersion } from '../guest/export-versions.ts';
 import { IDLE_CPU, IDLE_CPUS, IDLE_VISITOR, idleScript } from '../guest/idle-script.ts';
 import type { Progress } from '../guest/packages.ts';
 import { buildProgram } from '../guest/program.ts';
@@ -37,7 +38,7 @@ async function prepareIdle(options: RunOptions, step: Progress): Promise<{ confi
   const attack = await built('attacks/mwait.c');
   const program = buildProgram(moduleSource('attacks/mwait-user.c'));
   step({ text: 'linking and signing' });
-  const guarded = linkModule(plain, 'idle.ko');
+  const guarded = linkModule(plain, 'idle.ko', {}, stockExportVersion);
   const files = [
     { kind: 'file', path: 'bin/mwait-user', mode: 0o755, data: program } as const,
     moduleFile('idle', guarded.image),

@@ -6,6 +6,7 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { readObject } from '../elf/read.ts';
 import { buildCModule } from '../guest/c-module.ts';
+import { stockExportVersion } from '../guest/export-versions.ts';
 import type { Progress } from '../guest/packages.ts';
 import { buildProgram } from '../guest/program.ts';
 import { vaultScript } from '../guest/vault-script.ts';
@@ -63,7 +64,7 @@ async function prepareVault(options: RunOptions, step: Progress): Promise<VaultD
   const finder = buildProgram(moduleSource('attacks/find.c'));
   step({ text: 'linking, sealing and signing' });
   const policyFile = moduleSource('vault/vault.policy.json');
-  const guarded = linkModule(plain, 'vault.ko', parseLinkPolicy(readFileSync(policyFile, 'utf8'), policyFile));
+  const guarded = linkModule(plain, 'vault.ko', parseLinkPolicy(readFileSync(policyFile, 'utf8'), policyFile), stockExportVersion);
   const key = randomBytes(KEY_BYTES);
   const vmm = generateVmmKeyPair();
   const sealed = sealSecret(key, vmm.publicKey, { manifest: manifestDigest(guarded.manifest), name: 'key' });

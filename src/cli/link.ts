@@ -4,6 +4,7 @@ import { basename } from 'node:path';
 import type { Command } from 'commander';
 import { UserError } from '../base/errors.ts';
 import { hex } from '../base/hex.ts';
+import { stockExportVersion } from '../guest/export-versions.ts';
 import { cachedKernel, findModule } from '../guest/fetch.ts';
 import { describeModule, type ModuleDescription } from '../linker/describe.ts';
 import { linkModule } from '../linker/link.ts';
@@ -45,7 +46,7 @@ export function addLinkCommands(program: Command): void {
     );
   action(link, ({ json }, name: string, options: { policy?: string; output?: string }) => {
     const { path, bytes } = moduleInput(name);
-    const { image, manifest, warnings } = linkModule(bytes, path, readPolicy(options.policy));
+    const { image, manifest, warnings } = linkModule(bytes, path, readPolicy(options.policy), stockExportVersion);
     const output = options.output ?? `${basename(path).replace(/\.ko.*$/, '')}.guarded.ko`;
     writeFileSync(output, image);
     writeFileSync(manifestPath(output), `${JSON.stringify(manifest, null, 2)}\n`);

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { UserError } from '../base/errors.ts';
-import { R, STT } from '../elf/constants.ts';
+import { R, STB, STT } from '../elf/constants.ts';
 import { readObject } from '../elf/read.ts';
+import { readVersions } from '../elf/versions.ts';
 import type { LinkPolicy } from '../policy/link-policy.ts';
 import { parseManifest } from '../policy/schema.ts';
 import { linkModule } from './link.ts';
@@ -209,6 +210,56 @@ describe('the gate section', () => {
       for (let index = 0; index < 300; index++) code.call(tiny.kernel(`callee_${index}`));
     });
     expect(link(tiny).object.section('.text.guard')!.size).toBe(8192);
+  });
+});
+
+describe('the print function', () => {
+  /** A module without a call of it, with a list of versions. */
+  const mute = (build = (_: TinyModule) => {}) => {
+    const tiny = new TinyModule('kfree');
+    tiny.add('__versions', FLAGS.rodata, Buffer.concat([Buffer.from([1, 2, 3, 4, 0, 0, 0, 0]), Buffer.from('kfree'.padEnd(56, '\0'))]));
+    build(tiny);
+    return tiny.bytes();
+  };
+  const crcs: [string, string][] = [];
+  const exportVersion = (release: string, symbol: string) => {
+    crcs.push([release, symbol]);
+    return 0x92997ed8n;
+  };
+
+  test('gets a call gate in a module that never prints, by a weak import with its CRC', () => {
+    const { image, manifest } = linkModule(mute(), 'mute.ko', {}, exportVersion);
+    const object = readObject(image, 'mute.ko');
+    expect(crcs).toEqual([['6.1.0-tiny', '_printk']]);
+    expect(manifest.gates.filter(({ kind }) => kind === 'call').map(({ symbol }) => symbol)).toEqual(['_printk', 'kfree']);
+    expect(object.symbols.filter(({ name }) => name === '_printk')).toMatchObject([{ binding: STB.weak, place: 'undefined' }]);
+    expect([...readVersions(object)]).toEqual([
+      ['kfree', 0x0403_0201n],
+      ['_printk', 0x92997ed8n],
+    ]);
+    expect(manifest.imports).toEqual([]);
+  });
+
+  test('without a known CRC the versions stay as they are', () => {
+    const object = readObject(linkModule(mute(), 'mute.ko').image, 'mute.ko');
+    expect([...readVersions(object).keys()]).toEqual(['kfree']);
+  });
+
+  test.each(['_printk', 'printk'])('%s that the module only stores is not imported twice', (name) => {
+    const { image, manifest } = linkModule(
+      mute((tiny) => tiny.code(tiny.add('.rodata', FLAGS.rodata)).pointer(tiny.kernel(name))),
+      'mute.ko',
+    );
+    const object = readObject(image, 'mute.ko');
+    expect(object.symbols.filter((symbol) => /printk/.test(symbol.name))).toMatchObject([
+      { name: `guard.out.${name}` },
+      { name, binding: STB.global },
+    ]);
+    expect(manifest.imports).toEqual([name]);
+  });
+
+  test('a policy that allows no import does not forbid it', () => {
+    expect(linkModule(mute(), 'mute.ko', { imports: ['kfree'] }).manifest.gates.map(({ symbol }) => symbol)).toContain('_printk');
   });
 });
 

@@ -16,12 +16,13 @@ import { HEAP_SECTION } from '../policy/private-memory.ts';
 import { type Analysis, analyse, type Edit } from './analyse.ts';
 import { addDeviceRoutines, type DeviceRoutines } from './device-routines.ts';
 import { addGates, type GateTable } from './gates.ts';
+import { type ExportVersion, importPrint } from './print-import.ts';
 import { isInit, roleOf } from './section-rules.ts';
 import { addThunks } from './thunks.ts';
 import { verifyLinked } from './verify.ts';
 
 /** Version of the linker, in every manifest. Raise it whenever the output for the same input changes. */
-export const LINKER_VERSION = 'portcullis-linker-4';
+export const LINKER_VERSION = 'portcullis-linker-5';
 const PAGE_SIZE = 4096;
 /** `nopl 0(%rax,%rax)`, 5 bytes (Intel SDM vol. 2, NOP, table 4-12). */
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
@@ -36,10 +37,10 @@ export interface LinkResult {
 }
 
 /**
- * Guards a module. `file` is the name used in messages.
+ * Guards a module. `file` is the name used in messages; `exportVersion` knows the CRCs of the kernel's exports, for what the linker imports itself.
  * Throws UserError when the file is no module or has something that cannot be guarded; the message names section, offset, symbol and bytes.
  */
-export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy = {}): LinkResult {
+export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy = {}, exportVersion?: ExportVersion): LinkResult {
   const object = readObject(input, file);
   const information = readModInfo(object);
   const analysis = analyse(object, policy);
@@ -55,6 +56,8 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
     );
   }
 
+  const [release] = information.vermagic.split(' ');
+  importPrint(object, analysis.calls, (symbol) => exportVersion?.(release, symbol));
   const thunks = addThunks(object, analysis.registers);
   const routines = addDeviceRoutines(object, analysis.deviceRoutines);
   const table = addGates(object, analysis);

@@ -44,19 +44,19 @@ export class Assembler {
   }
 }
 
-/** A module under construction. Starts with .modinfo, .text, .data, .gnu.linkonce.this_module and an `init_module` that calls _printk. */
+/** A module under construction. Starts with .modinfo, .text, .data, .gnu.linkonce.this_module and an `init_module` that calls `greets`. */
 export class TinyModule {
   readonly object = new ElfObject();
   readonly text: Section;
   readonly thisModule: Section;
   private readonly undefinedSymbols = new Map<string, ElfSymbol>();
 
-  constructor() {
+  constructor(greets = '_printk') {
     this.add('.modinfo', FLAGS.rodata, Buffer.from('license=GPL\0name=tiny\0vermagic=6.1.0-tiny SMP \0'));
     this.text = this.add('.text', FLAGS.text);
     this.thisModule = this.add('.gnu.linkonce.this_module', FLAGS.data, new Uint8Array(0x380));
     const init = this.function('init_module', (code) =>
-      code.call(this.kernel('__fentry__')).call(this.kernel('_printk')).jump(this.kernel('__x86_return_thunk')),
+      code.call(this.kernel('__fentry__')).call(this.kernel(greets)).jump(this.kernel('__x86_return_thunk')),
     );
     this.thisModule.relocations.push({ offset: 0x138, type: R.abs64, symbol: init, addend: 0 });
   }

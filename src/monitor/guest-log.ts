@@ -6,7 +6,7 @@
  */
 import { joinAddress, PAGE_SIZE, REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
 import type { Cpu, GuestMemory } from '../engine/contract.ts';
-import { GATE_SIZE } from '../policy/manifest.ts';
+import { GATE_SIZE, PRINT_FUNCTIONS } from '../policy/manifest.ts';
 import { FRAME } from './frames.ts';
 import type { Frames } from './frames.ts';
 import { guestReader, ramPage } from './guest-memory.ts';
@@ -17,8 +17,6 @@ import { REFUSALS, VIOLATIONS } from './reasons.ts';
 import type { RefusalReason } from './reasons.ts';
 import type { StackAccess } from './stack.ts';
 
-/** int _printk(const char *fmt, ...); its name before Linux 5.15. */
-const PRINT_FUNCTIONS = new Set(['_printk', 'printk']);
 /** KERN_ERR (Linux include/linux/kern_levels.h): on the console too, also with `quiet`. */
 const LEVEL = '\x013';
 /** Characters of a text, and lines of one machine: kernel stacks are small, and a guest can have itself refused for ever. */
@@ -29,7 +27,7 @@ const LINK_WORD = 8;
 const NOBODY = 0;
 
 /** Index of the call gate of the kernel's print function, or -1. */
-const printGate = (image: ImageSource) => image.gates.findIndex((gate) => gate?.kind === 'call' && PRINT_FUNCTIONS.has(gate.symbol));
+const printGate = (image: ImageSource) => image.gates.findIndex((gate) => gate?.kind === 'call' && PRINT_FUNCTIONS.includes(gate.symbol));
 
 /** A place from which to print: a module whose gates lie at `gateBase` in the guest's memory, verified or not. */
 export interface Speaker {

@@ -16,6 +16,9 @@ export const GATE_SECTION = '.text.guard';
 /** The linker's own routines for device registers. */
 export const DEVICE_SECTION = '.text.device';
 
+/** The kernel's print function, `int _printk(const char *fmt, ...)`, and its name before Linux 5.15. Every guarded module has a call gate to one of them. */
+export const PRINT_FUNCTIONS: readonly string[] = ['_printk', 'printk'];
+
 export type GateKind = 'entry' | 'call' | 'return' | 're-entry';
 
 /**

@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { boot, cModules, portcullis, scratch, skipReason } from './guest.ts';
 
 const source = (name: string) => fileURLToPath(new URL(`../../modules/${name}.c`, import.meta.url));
+/** Imports no print function. */
+const MUTE = 'dummy';
 const space = scratch();
 afterAll(() => space.remove());
 const skip = skipReason(cModules());
@@ -65,6 +67,17 @@ describe.skipIf(skip)('refusals help', () => {
       { module: 'faults', state: 'quarantined' },
       { module: 'example', state: 'not granted' },
     ]);
+  });
+
+  test('a stock module that never prints says it too, and the kernel has nothing to say about that', { timeout: 120_000 }, () => {
+    expect(portcullis(['link', MUTE], { cwd: space.folder })).toMatchObject({ code: 0 });
+    const script = `insmod /lib/modules/${MUTE}.ko || echo "@@ refused"; dmesg | grep -E 'portcullis:|symbol version' | sed 's/^\\[[^]]*\\] /@@ /'`;
+    const guest = boot(space.folder, script, '--module', `${MUTE}.guarded.ko`);
+    expect(said(guest.console)).toEqual([
+      'refused',
+      'portcullis: dummy: refused, no-grant: the image is registered, but no valid grant names it for this virtual machine',
+    ]);
+    expect(guest.code).toBe(41);
   });
 
   test('not registered: refused without a word in the guest, but not of the host', { timeout: 120_000 }, () => {

@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeGrant } from '../../../src/cli/keys.ts';
+import { stockExportVersion } from '../../../src/guest/export-versions.ts';
 import { linkModule } from '../../../src/linker/link.ts';
 import { manifestDigest } from '../../../src/policy/canonical.ts';
 import { generateKeyPair, signGrant } from '../../../src/policy/signing.ts';
@@ -14,7 +15,7 @@ export function guardModules(names: readonly string[], folder: string, vm = 'vm'
   const options = ['--trust', 'admin.pub'];
   for (const name of names) {
     const path = stockModule(name);
-    const { image, manifest } = linkModule(readFileSync(path), path);
+    const { image, manifest } = linkModule(readFileSync(path), path, {}, stockExportVersion);
     const grant = makeGrant({ manifest: manifestDigest(manifest), vms: [vm], privileges: [], days: 1, onViolation: 'quarantine' });
     writeFileSync(join(folder, `${name}.guarded.ko`), image);
     writeFileSync(join(folder, `${name}.guarded.ko.manifest.json`), JSON.stringify(manifest));
