@@ -5,6 +5,8 @@ import { holds, type About, type Outcome, PROMISES, type PromiseName, type Resul
 export interface Summary {
   ok: boolean;
   attacks: number;
+  /** Attacks that there are, tried or not. */
+  known: number;
   stopped: number;
   /** Attacks that were shown to work without their defence; undefined: this build has no switch. */
   proven: number | undefined;
@@ -16,15 +18,17 @@ export interface Summary {
 export const promisesWithout = (attacks: readonly Pick<About, 'promises'>[]): PromiseName[] =>
   PROMISES.filter((promise) => !attacks.some(({ promises }) => promises.includes(promise)));
 
-export function summarise(results: readonly Result[]): Summary {
+/** `catalogue`: all attacks that there are. */
+export function summarise(results: readonly Result[], catalogue: readonly Pick<About, 'promises'>[]): Summary {
   const ran = results.some(({ without }) => without !== undefined);
   return {
     ok: results.every(holds),
     attacks: results.length,
+    known: catalogue.length,
     stopped: results.filter(({ with: { gained, dead } }) => gained === undefined && dead === undefined).length,
     proven: ran ? results.filter(({ without }) => without?.gained !== undefined).length : undefined,
     byConstruction: results.filter(({ defences }) => typeof defences === 'string').length,
-    promisesWithoutAttack: promisesWithout(results),
+    promisesWithoutAttack: promisesWithout(catalogue),
   };
 }
 
@@ -78,11 +82,11 @@ export function markdown(results: readonly Result[]): string {
   ].join('\n');
 }
 
-export function summaryText({ attacks, stopped: count, proven, byConstruction, promisesWithoutAttack }: Summary): string {
+export function summaryText({ attacks, known, stopped: count, proven, byConstruction, promisesWithoutAttack }: Summary): string {
   const proof =
     proven === undefined
       ? 'Their proof, the same attacks without the defence, needs the attack build: npm run attacks, in a checkout.'
       : `${proven} work without their defence; ${byConstruction} have no single check to leave out.`;
   const missing = promisesWithoutAttack.length === 0 ? 'none' : promisesWithoutAttack.join(', ');
-  return `${attacks} attacks tried, ${count} stopped. ${proof}\nPromises without an attack: ${missing}.`;
+  return `${attacks === known ? attacks : `${attacks} of ${known}`} attacks tried, ${count} stopped. ${proof}\nPromises without an attack: ${missing}.`;
 }

@@ -66,7 +66,7 @@ Examples:
     if (scripted.length > 0) progress.step({ text: `${scripted.length} attacks at the engine contract` });
     for (const attack of scripted) results.push(await runContractAttack(attack));
     progress.clear();
-    const summary = summarise(results);
+    const summary = summarise(results, CATALOGUE);
     if (json) printJson({ ...summary, switchable: withoutDefences !== undefined, results: results.map(forJson) });
     else if (flags.markdown) console.log(markdown(results));
     else {

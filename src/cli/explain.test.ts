@@ -1,15 +1,28 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { ENDINGS, explain, REFUSALS, VIOLATIONS } from '../monitor/reasons.ts';
+import { ENDINGS, REFUSALS, VIOLATIONS } from '../monitor/reasons.ts';
+import { EVENTS } from '../vm/event-words.ts';
 import { ADVICE } from './advice.ts';
+import { WORDS } from './explain.ts';
 
-const reasons = Object.keys({ ...REFUSALS, ...VIOLATIONS, ...ENDINGS });
+const advised = Object.keys({ ...REFUSALS, ...VIOLATIONS, ...ENDINGS });
 
-test.each(reasons)('%s has a meaning and says what to look at', (reason) => {
-  expect(explain(reason)?.length).toBeGreaterThan(20);
-  expect(ADVICE[reason as keyof typeof ADVICE].length).toBeGreaterThan(15);
+test.each(Object.entries(ADVICE))('%s says what to look at', (_, advice) => {
+  expect(advice.length).toBeGreaterThan(15);
 });
 
-test('nothing is explained that is no reason, and no word means two things', () => {
-  expect(Object.keys(ADVICE).sort()).toEqual([...reasons].sort());
-  expect(reasons.length).toBe(Object.keys(REFUSALS).length + Object.keys(VIOLATIONS).length + Object.keys(ENDINGS).length);
+test('advice is given for every reason and nothing else', () => {
+  expect(Object.keys(ADVICE).sort()).toEqual([...advised].sort());
+});
+
+test('every word has a meaning, and none has two', () => {
+  const words = Object.values(WORDS).flatMap((table) => Object.keys(table));
+  expect(words.filter((word, index) => words.indexOf(word) !== index)).toEqual([]);
+  for (const table of Object.values(WORDS)) for (const meaning of Object.values(table)) expect(meaning.length).toBeGreaterThan(20);
+});
+
+test('docs/events.md has every event with its meaning', () => {
+  const page = readFileSync(fileURLToPath(new URL('../../docs/events.md', import.meta.url)), 'utf8');
+  for (const [event, meaning] of Object.entries(EVENTS)) expect(page).toContain(`| \`${event}\` | ${meaning} |`);
 });

@@ -13,7 +13,6 @@ import { resumeTable } from './exceptions.ts';
 import { createImage } from './image.ts';
 import type { ImageSection, ImageSource } from './image.ts';
 import { imageFromElf } from './image-elf.ts';
-import { explain } from './reasons.ts';
 import { buildPlacement } from './relocate.ts';
 import { solve } from './solve.ts';
 import { CORE, Guest, S, T, tinyImage } from '../privileges/testing.ts';
@@ -327,10 +326,4 @@ describe('the tables of an image', () => {
     const bug = image.sections.map((section, index) => (index === S.bugs ? { ...section, bytes: new Uint8Array(12) } : section));
     expect(resumeTable({ ...image, sections: bug }, solution.bases).warnings.size).toBe(0);
   });
-});
-
-test('explain knows every word of the tables and no other', () => {
-  expect(explain('seal-broken')).toMatch(/return address/);
-  expect(explain('callIn')).toMatch(/entry point/);
-  expect(explain('toString')).toBeUndefined();
 });

@@ -5,7 +5,7 @@ import type { FakeEngine } from '../engine/fake/engine.ts';
 import { CORE, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, S, STACK_TOP, T, tinyImage } from '../privileges/testing.ts';
 import type { LoadOptions } from '../privileges/testing.ts';
 import type { Privilege } from './privilege.ts';
-import { explain } from './reasons.ts';
+import { REFUSALS, VIOLATIONS } from './reasons.ts';
 
 const image = tinyImage();
 const refusals = (guest: Guest) => guest.monitor.refusals().map(({ reason }) => reason);
@@ -96,7 +96,7 @@ describe('P9: the code is what was granted', () => {
         module: 'tiny',
         reason: 'text-differs',
         count: 1,
-        explanation: explain('text-differs'),
+        explanation: REFUSALS['text-differs'],
         detail: '.text+0x80: the guest holds 0x90, the image 0xc3',
       },
     ]);
@@ -233,7 +233,7 @@ describe('P9: the code is what was granted', () => {
       expect(guest.handle({ kind: 'mmio', gpa, size: 4, write: true, value: 0x9090_9090, refused: false })).toBe('handled');
       expect(guest.engine.memory.bytes[gpa]).toBe(before);
     }
-    expect(guest.monitor.violations()).toEqual([{ reason: 'text-write', count: 2, explanation: explain('text-write') }]);
+    expect(guest.monitor.violations()).toEqual([{ reason: 'text-write', count: 2, explanation: VIOLATIONS['text-write'] }]);
     expect(guest.handle({ kind: 'mmio', gpa: 0xfeb0_0000, size: 4, write: true, value: 0, refused: false })).toBe('not-mine');
   });
 });

@@ -64,11 +64,3 @@ export const ENDINGS = {
   stopped: 'the virtual machine stopped',
 } as const;
 export type EndReason = keyof typeof ENDINGS;
-
-/** One line for a reason of any of the tables; undefined for an unknown word. */
-export function explain(reason: string): string | undefined {
-  for (const table of [REFUSALS, VIOLATIONS, ENDINGS, CROSSINGS] as Record<string, string>[]) {
-    if (Object.hasOwn(table, reason)) return table[reason];
-  }
-  return undefined;
-}
