@@ -2,9 +2,11 @@
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { type Case, END, FIELDS, input, NAMES, type Outcome } from './fixture.ts';
 import { WINDOWS } from './layout.ts';
+import { split } from './match.ts';
 
 const [CF, AF, OF] = [0x1, 0x10, 0x800];
 const RF = 0x10000n;
+const [DEBUG, STACK_FAULT, GENERAL_PROTECTION, PAGE_FAULT] = [1, 12, 13, 14];
 /** Where Linux's user addresses end. */
 const USER_END = 0x7fff_ffff_f000n;
 
@@ -14,6 +16,7 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
   const check = (what: string, want: bigint | number | string, got: bigint | number | string): void => {
     if (want !== got) found.push(`${what}: expected ${show(want)}, got ${show(got)}`);
   };
+  if (isOpenException(row, test, expected.vector, actual.vector)) return found;
   check('vector', expected.vector, actual.vector);
   check('rip', expected.rip, actual.rip);
   if (expected.vector !== actual.vector) return found;
@@ -49,6 +52,21 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 const show = (value: bigint | number | string): string => (typeof value === 'string' ? value : `0x${value.toString(16)}`);
 
+/**
+ * Exceptions that processors do not agree on. AMD wants an address to be canonical before and after the base of FS or GS is added, Intel
+ * after. Of an image that is neither aligned nor canonical on the stack one of the two is reported. A masked store of nothing may fault
+ * or not (Intel SDM vol. 2, MASKMOVQ).
+ */
+function isOpenException(row: Instruction | undefined, test: Case, expected: number, actual: number): boolean {
+  const mnemonic = row?.mnemonic ?? '';
+  if (expected === GENERAL_PROTECTION && actual === PAGE_FAULT) {
+    const prefixes = row === undefined ? test.code : (split(test.bits, test.code)?.prefixes ?? []);
+    return prefixes.some((byte) => byte === 0x64 || byte === 0x65);
+  }
+  if (expected === STACK_FAULT && actual === GENERAL_PROTECTION) return /^FX(SAVE|RSTOR)/.test(mnemonic);
+  return expected > END && (actual === END || actual === DEBUG) && /^MASKMOV/.test(mnemonic);
+}
+
 /** Linux hides which kernel pages exist: all are reported as present. ARPL asks for write access at once on Intel, only to write on AMD. */
 function openErrorBits(row: Instruction | undefined, expected: Outcome): number {
   return (expected.cr2 >= USER_END ? 1 : 0) | (row?.mnemonic === 'ARPL' ? 2 : 0);
@@ -58,12 +76,20 @@ function openErrorBits(row: Instruction | undefined, expected: Outcome): number 
 function openFlags(row: Instruction | undefined, test: Case, expected: Outcome): number {
   if (row === undefined) return test.undefinedFlags;
   if (/^FU?COMIP?$/.test(row.mnemonic) && ((expected.fx[2] as number) & 0x80) !== 0) return 0x45;
-  return expected.vector === END ? undefinedFlags(row, test) : 0;
+  const isDone = expected.vector === END || expected.rip !== BigInt(test.at); // a trap, or a fault of what follows
+  return isDone ? undefinedFlags(row, test) : 0;
 }
 
 /** Instructions with several memory operands, or images of many words: which of them faults first is the processor's own business. */
 function isWideImage(row: Instruction | undefined): boolean {
-  return row !== undefined && /^(FX|XSAVE|XR|FNSAVE|FRSTOR|FLDENV|FNSTENV|PUSHA|POPA|ENTER|RETF|IRET|CMPS)/.test(row.mnemonic);
+  return row !== undefined && /^(FX|XSAVE|XR|FNSAVE|FRSTOR|FLDENV|FNSTENV|PUSHA|POPA|ENTER|RETF|IRET|CMPS|MASKMOV)/.test(row.mnemonic);
+}
+
+/** Whether anything but flags is left open for the instruction: then it can be compared alone, but not as one of several. */
+export function isComparedLoosely(row: Instruction): boolean {
+  const { mnemonic } = row;
+  const loose = [TRANSCENDENTAL, APPROXIMATE, /^(ARPL|POPA)$/].some((names) => names.test(mnemonic));
+  return loose || openStatusBits(mnemonic) !== 0 || isMmxConversion(mnemonic) || isWideImage(row);
 }
 
 /**
@@ -86,13 +112,8 @@ function undefinedFlags(row: Instruction, test: Case): number {
 
 function operandSize(row: Instruction, test: Case): number {
   if (row.operands[0]?.size === 'b') return 8;
-  const prefixes: number[] = [];
-  for (const byte of test.code) {
-    prefixes.push(byte);
-    if (![0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(byte)) break;
-  }
-  const rex = prefixes.at(-1) as number;
-  if (test.bits === 64 && (rex & 0xf8) === 0x48) return 64;
+  const { prefixes = [], rex = 0 } = split(test.bits, test.code) ?? {};
+  if ((rex & 8) !== 0) return 64;
   return prefixes.includes(0x66) === (test.bits === 16) ? 32 : 16;
 }
 
@@ -108,7 +129,8 @@ function compareVector(row: Instruction | undefined, test: Case, expected: Outco
   const mnemonic = row?.mnemonic ?? '';
   const transcendental = TRANSCENDENTAL.test(mnemonic);
   const anyResult = transcendental && isOutOfDomain(mnemonic, test);
-  const anyMmxState = isMmxConversion(mnemonic) && (expected.vector !== END || (test.code.at(-1) as number) < 0xc0);
+  const isMmxFault = expected.vector !== END && (isMmxConversion(mnemonic) || mnemonic === 'MASKMOVQ');
+  const anyMmxState = isMmxFault || (isMmxConversion(mnemonic) && (test.code.at(-1) as number) < 0xc0);
   const openStatus = (anyResult ? 0x3f | C1 | ES | BUSY : 0) | openStatusBits(mnemonic) | (anyMmxState ? TOP : 0);
   for (const [name, offset, size] of FIELDS) {
     const want = expected.fx.slice(offset, offset + size),
@@ -146,7 +168,10 @@ function isOutOfDomain(mnemonic: string, test: Case): boolean {
   return mnemonic === 'FYL2XP1' && exponent >= 0x3ffd && exponent < 0x7fff;
 }
 
-/** CVTPI2PS and the like: whether a memory operand or a faulting one makes the x87 unit an MMX unit differs between AMD and Intel. */
+/**
+ * CVTPI2PS and the like: whether a memory operand or a faulting one makes the x87 unit an MMX unit differs between AMD and Intel.
+ * The latter holds for MASKMOVQ too.
+ */
 function isMmxConversion(mnemonic: string): boolean {
   return /^CVT.*PI/.test(mnemonic);
 }

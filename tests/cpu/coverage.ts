@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Family, Instruction } from '../../src/engine/soft/isa/row.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
 import { fixtureFiles, heading, readGroups } from './fixtures.ts';
+import { split } from './match.ts';
 
 const CONFORMANCE = fileURLToPath(new URL('../conformance', import.meta.url));
 
@@ -37,17 +38,11 @@ function conformanceText(): string {
 function formOf(line: string, row: Instruction): string {
   const mode = line.startsWith('16:') ? 16 : line.startsWith('32:') ? 32 : 64;
   const code = Buffer.from((line.split(' ')[0] as string).replace(/^\d\d:/, ''), 'hex');
-  const prefixes: string[] = [];
-  let i = 0;
-  for (; i < code.length && [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(code[i] as number); i++) {
-    if ([0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(code[i] as number)) prefixes.push((code[i] as number).toString(16));
-  }
-  let wide = '';
-  if (mode === 64 && ((code[i] as number) & 0xf0) === 0x40) wide = (code[i++] as number) & 8 ? 'W' : '';
-  const modrm = code[i + [1, 2, 3, 3][row.map]!] ?? 0;
+  const { prefixes = [], rex = 0, modrm = 0 } = split(mode, code) ?? {};
+  const telling = prefixes.filter((prefix) => [0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(prefix)).map((prefix) => prefix.toString(16));
   const place = row.hasModrm ? (modrm >= 0xc0 ? 'register' : 'memory') : '';
   const fault = /= !(\d+)/.exec(line)?.[1] ?? '';
-  return [mode, ...prefixes.sort(), wide, place, fault].join(' ');
+  return [mode, ...telling.sort(), rex & 8 ? 'W' : '', place, fault].join(' ');
 }
 
 const FAMILIES: readonly Family[] = ['integer', 'x87', 'sse', 'system'];

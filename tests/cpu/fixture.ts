@@ -34,7 +34,7 @@ export interface Case {
 }
 
 export interface Outcome {
-  /** 3 = came to the INT3 behind the code; 255 = did not come to an end. */
+  /** 3 = came to the INT3 behind the code; 255 = did not come to an end; 253 = made a system call (on the host only). */
   vector: number;
   error: number;
   cr2: bigint;
@@ -49,6 +49,7 @@ export interface Outcome {
 
 export const END = 3;
 export const TIMED_OUT = 255;
+export const SYSTEM_CALL = 253;
 export const NAMES = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'];
 
 /** Named fields of the normalised FXSAVE image: [name, offset, size]. */
@@ -81,15 +82,19 @@ export function input(test: Case): { state: State; patches: { address: number; b
   return { state, patches: [...patches, { address: test.at, bytes: test.code }] };
 }
 
-/** Window contents that the case starts with. */
-export function memoryBefore(patches: readonly { address: number; bytes: Uint8Array }[]): Uint8Array[] {
-  return WINDOWS.map((window) => {
-    const bytes = background(window).slice();
+/** Window contents that the case starts with, written to `memory`. */
+export function memoryBefore(
+  patches: readonly { address: number; bytes: Uint8Array }[],
+  memory = WINDOWS.map(({ size }) => new Uint8Array(size)),
+): Uint8Array[] {
+  WINDOWS.forEach((window, w) => {
+    const bytes = memory[w] as Uint8Array;
+    bytes.set(background(window));
     for (const patch of patches) {
       if (patch.address >= window.base && patch.address < window.base + window.size) bytes.set(patch.bytes, patch.address - window.base);
     }
-    return bytes;
   });
+  return memory;
 }
 
 /**

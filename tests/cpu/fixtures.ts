@@ -7,6 +7,8 @@ import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 export const FIXTURES = fileURLToPath(new URL('fixtures', import.meta.url));
 /** Heading of the programs of several instructions. */
 export const SEQUENCES = '@ sequences';
+/** Heading of bytes that no row claims. */
+export const NO_INSTRUCTION = '@ no instruction';
 
 /** The line that starts a row's cases in a fixture file. */
 export function heading(row: Instruction): string {

@@ -1,57 +1,88 @@
-/** Fresh cases, the same generators with other seeds, compared with the host CPU at once. */
+/** Fresh cases, compared with the host CPU at once: of the generators of the fixtures with other seeds, or random bytes as code. */
 import { createSoftEngine } from '../../src/engine/soft/engine.ts';
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
+import { admit, type Sides } from './admission.ts';
+import { byteStrings } from './bytes.ts';
 import { differences } from './compare.ts';
-import { type Case, formatOutcome, TIMED_OUT } from './fixture.ts';
-import { heading, SEQUENCES } from './fixtures.ts';
+import { featuresOf } from './features.ts';
+import { type Case, formatOutcome, input, memoryBefore, normalise, type Outcome, SYSTEM_CALL, TIMED_OUT } from './fixture.ts';
+import { heading, NO_INSTRUCTION, SEQUENCES } from './fixtures.ts';
 import { generate } from './generate.ts';
 import { Guest } from './guest.ts';
+import { rowFinder } from './match.ts';
 import { Native } from './native.ts';
 import { report } from './report.ts';
 import { sequences } from './sequences.ts';
 
 /** Differences shown per row and run. */
-const SHOWN = 2;
-
-/** Runs for about `seconds`; prints differences and returns how many cases differed. `only` chooses rows by their heading. */
-export function fuzz(seconds: number, seed: string, only: string): number {
-  const table = opcodeTable();
-  const native = new Native();
-  const engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'instructions' });
-  const guest = new Guest(engine);
-  const end = Date.now() + seconds * 1000;
-  const failed = new Map<string, number>();
-  let cases = 0;
-  try {
-    for (let round = 0; Date.now() < end; round++) {
-      const work = [...batch(table, `${seed}.${round}`, only)];
-      const outcomes = native.run(work.map(({ test }) => test));
-      work.forEach(({ title, row, test }, i) => {
-        const expected = outcomes[i];
-        if (expected === undefined || expected.vector === TIMED_OUT) return;
-        cases += 1;
-        const found = differences(row, test, expected, guest.run(test));
-        if (found.length === 0) return;
-        const count = (failed.get(title) ?? 0) + 1;
-        failed.set(title, count);
-        if (count <= SHOWN) console.log(`${report(title, test, found)}\n      on the CPU: ${formatOutcome(test, expected)}\n`);
-      });
-    }
-  } finally {
-    native.close();
-    engine.close();
-  }
-  const total = [...failed.values()].reduce((sum, count) => sum + count, 0);
-  for (const [title, count] of failed) console.log(`${count} x ${title}`);
-  console.log(`${cases} cases, ${total} differ, in ${failed.size} rows`);
-  return total;
-}
+const SHOWN = 8;
+/** Byte strings of one batch. */
+const STRINGS = 4000;
 
 interface Work {
   title: string;
   row: Instruction | undefined;
   test: Case;
+}
+
+/** The host's CPU and the engine side by side. */
+class SideBySide {
+  readonly native = new Native();
+  readonly engine = createSoftEngine({ memorySize: 16 << 20, cpus: 1, clock: 'instructions' });
+  readonly guest = new Guest(this.engine);
+  readonly differing: string[] = [];
+  readonly rows = new Map<string, number>();
+  cases = 0;
+
+  compare(work: readonly Work[]): void {
+    const outcomes = this.native.run(work.map(({ test }) => test));
+    for (const item of work) {
+      const expected = outcomes.next().value as Outcome;
+      if (expected.vector !== TIMED_OUT && expected.vector !== SYSTEM_CALL) this.check(item, expected);
+    }
+  }
+
+  /** Runs one case on the engine only. */
+  check({ title, row, test }: Work, expected: Outcome): void {
+    this.cases += 1;
+    const found = differences(row, test, expected, this.guest.run(test));
+    if (found.length === 0) return;
+    const count = (this.rows.get(title) ?? 0) + 1;
+    this.rows.set(title, count);
+    if (count <= SHOWN) this.differing.push(`${report(title, test, found)}\n      expected: ${formatOutcome(test, expected)}\n`);
+  }
+}
+
+/** What came of a run; `cases` were compared, `differing` describes some of those that were not the same, `lines` what else is to be said. */
+export interface Result {
+  cases: number;
+  rows: ReadonlyMap<string, number>;
+  differing: readonly string[];
+  lines: readonly string[];
+}
+
+/** `end` is asked before every batch; `only` chooses rows by their heading. Throws UserError where the host's CPU cannot be asked. */
+export function fuzzRows(seed: string, only: string, end: (cases: number) => boolean): Result {
+  const table = opcodeTable();
+  return sideBySide((sides) => {
+    const sizes = ([64, 32, 16] as const).filter((bits) => sides.native.hasCode(bits));
+    for (let round = 0; !end(sides.cases); round++) {
+      sides.compare([...batch(table, `${seed}.${round}`, only)].filter(({ test }) => sizes.includes(test.bits)));
+    }
+    return sizes.length === 3 ? [] : [`only ${sizes.join('-bit and ')}-bit code: the host's kernel has no segments for the rest`];
+  });
+}
+
+function sideBySide(run: (sides: SideBySide) => string[]): Result {
+  const sides = new SideBySide();
+  try {
+    const lines = run(sides);
+    return { cases: sides.cases, rows: sides.rows, differing: sides.differing, lines };
+  } finally {
+    sides.native.close();
+    sides.engine.close();
+  }
 }
 
 function* batch(table: readonly Instruction[], salt: string, only: string): Generator<Work> {
@@ -60,4 +91,51 @@ function* batch(table: readonly Instruction[], salt: string, only: string): Gene
     if (title.includes(only)) for (const form of generate(row, salt)) for (const test of form.cases) yield { title, row, test };
   }
   if (SEQUENCES.includes(only)) for (const test of sequences(table, salt, 3000)) yield { title: SEQUENCES, row: undefined, test };
+}
+
+/** Random byte strings (bytes.ts); those that admission.ts lets pass. */
+export function fuzzBytes(seed: string, end: (cases: number) => boolean): Result {
+  const table = opcodeTable();
+  return sideBySide((sides) => {
+    const both: Sides = {
+      engine: featuresOf((tests) => tests.map((test) => sides.guest.run(test))),
+      host: featuresOf((tests) => sides.native.run(tests)),
+      rowOf: rowFinder(table),
+    };
+    const counts = new Map<string, number>();
+    const count = (what: string): void => {
+      counts.set(what, (counts.get(what) ?? 0) + 1);
+    };
+    for (let round = 0; !end(sides.cases); round++) {
+      const work: Work[] = [];
+      for (const test of byteStrings(table, `${seed}.${round}`, STRINGS)) {
+        const verdict = admit(test, both);
+        switch (verdict.kind) {
+          case 'compare': {
+            const { row, instructions } = verdict;
+            work.push({ title: row !== undefined ? heading(row) : instructions > 1 ? SEQUENCES : NO_INSTRUCTION, row, test });
+            break;
+          }
+          case 'refuse':
+            count('must be #UD here, whatever the host does');
+            sides.check({ title: NO_INSTRUCTION, row: undefined, test }, refused(test));
+            break;
+          case 'leave out':
+            count(`left out: ${verdict.reason}`);
+            break;
+          default:
+            verdict satisfies never;
+        }
+      }
+      sides.compare(work);
+    }
+    return [...counts].sort(([, a], [, b]) => b - a).map(([what, n]) => `${n} ${what}`);
+  });
+}
+
+/** #UD, and nothing changed. */
+function refused(test: Case): Outcome {
+  const { state, patches } = input(test);
+  const { gpr, rflags, fx } = state;
+  return { vector: 6, error: 0, cr2: 0n, rip: BigInt(test.at), gpr, rflags, fx: normalise(fx), memory: memoryBefore(patches) };
 }

@@ -6,7 +6,7 @@
 import type { Cpu, Engine } from '../../src/engine/contract.ts';
 import { hasErrorCode, REG, SEG } from '../../src/engine/contract.ts';
 import { type Case, END, input, normalise, type Outcome, TIMED_OUT } from './fixture.ts';
-import { background, CODE, codeSegment, GS_BASE, SELECTOR, WINDOWS } from './layout.ts';
+import { background, CODE, codeSegment, FS_BASE, GS_BASE, SELECTOR, WINDOWS } from './layout.ts';
 
 /** The guest kernel's pages, from this linear address: interrupt table, descriptors and TSS, code, stack. */
 const KERNEL = 0xffff_8000_0000_0000n;
@@ -203,7 +203,7 @@ export class Guest {
   private writeSystem(): void {
     const system = this.cpu.readSystem();
     for (const i of [SEG.es, SEG.ds]) system.segments[i] = { selector: SELECTOR.data, base: 0n, limit: 0xffff_ffff, attributes: 0xc0f3 };
-    system.segments[SEG.fs] = { selector: 0, base: 0n, limit: 0xffff_ffff, attributes: 0xc0f3 };
+    system.segments[SEG.fs] = { selector: 0, base: BigInt(FS_BASE), limit: 0xffff_ffff, attributes: 0xc0f3 };
     system.segments[SEG.gs] = { selector: 0, base: BigInt(GS_BASE), limit: 0xffff_ffff, attributes: 0xc0f3 };
     system.segments[SEG.ss] = { selector: 0x18, base: 0n, limit: 0xffff_ffff, attributes: 0xc093 };
     system.segments[SEG.cs] = { selector: 0x10, base: 0n, limit: 0xffff_ffff, attributes: 0xa09b };

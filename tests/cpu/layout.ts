@@ -11,12 +11,15 @@ export interface Window {
 }
 
 export const CODE = 0x1000_0000;
+/** Behind the code window nothing is mapped. */
+export const CODE_END = CODE + 0x2000;
 export const DATA = 0x2000_0000;
 /** The data window is two pages; the next page is not mapped. */
 export const DATA_END = DATA + 0x2000;
 export const READ_ONLY = 0x2000_4000;
 export const LOW = 0x8000;
-/** Base of GS in 64-bit mode. FS is left alone: the host's C library needs it. */
+/** Bases of FS and GS in 64-bit mode. */
+export const FS_BASE = 0x2000_0c00;
 export const GS_BASE = 0x2000_0400;
 /** Default address of the first instruction, and of the stack. */
 export const START = CODE + 0x800;
@@ -24,7 +27,7 @@ export const STACK = DATA + 0x1c00;
 
 export const WINDOWS: readonly Window[] = [
   { base: LOW, size: 0x2000 },
-  { base: CODE, size: 0x2000, code: true },
+  { base: CODE, size: CODE_END - CODE, code: true },
   { base: DATA, size: 0x2000 },
   { base: READ_ONLY, size: 0x1000, readOnly: true },
 ];

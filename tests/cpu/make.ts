@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { opcodeTable } from '../../src/engine/soft/isa/table.ts';
-import { formatCase, formatOutcome, parseLine, TIMED_OUT } from './fixture.ts';
+import { formatCase, formatOutcome, type Outcome, parseLine, TIMED_OUT } from './fixture.ts';
 import { FIXTURES, heading, readGroups, SEQUENCES } from './fixtures.ts';
 import { generate } from './generate.ts';
 import { Native } from './native.ts';
@@ -33,8 +33,8 @@ export function makeFixtures(only = ''): void {
       files.set(file, lines);
       lines.push(title);
       for (const test of cases) {
-        const outcome = outcomes.shift();
-        if (outcome === undefined || outcome.vector === TIMED_OUT) console.warn(`left out (no end): ${title}: ${formatCase(test)}`);
+        const outcome = outcomes.next().value as Outcome;
+        if (outcome.vector === TIMED_OUT) console.warn(`left out (no end): ${title}: ${formatCase(test)}`);
         else lines.push(`${formatCase(test)} = ${formatOutcome(test, outcome)}`.trimEnd());
       }
     }

@@ -6,6 +6,9 @@
  * into the signal frame and returns; the kernel's sigreturn loads them all at once (CS too: 0x23 selects 32-bit code, 7 the 16-bit code
  * segment of the local table).
  *
+ * Cases may be random bytes. While one runs, FS holds a base in the data window, not the C library's; and a filter on system calls (seccomp)
+ * lets through four that do no harm, none of them from below 4 GiB, where all that a case may execute lies.
+ *
  * stdin:  u32 count, u32 zero, then per case  { struct input, then `patches` x { u32 address, u32 length, bytes padded to 8 } }
  * stdout: per case { struct output, then `differences` x { u32 address, u32 length, bytes padded to 8 } }
  * The windows and the background pattern must equal those of layout.ts.
@@ -13,13 +16,18 @@
 #define _GNU_SOURCE
 #include <asm/ldt.h>
 #include <asm/prctl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -32,7 +40,7 @@ struct window { uint32_t base, size; int code; uint8_t *before, *background; };
 static struct window windows[] = {
   { 0x8000, 0x2000, 0, 0, 0 }, { 0x10000000, 0x2000, 1, 0, 0 }, { 0x20000000, 0x2000, 0, 0, 0 }, { 0x20004000, 0x1000, 0, 0, 0 },
 };
-enum { WINDOWS = 4, READ_ONLY = 3, GS_BASE = 0x20000400, TIMED_OUT = 255 };
+enum { WINDOWS = 4, READ_ONLY = 3, GS_BASE = 0x20000400, FS_BASE = 0x20000c00, TIMED_OUT = 255, SYSTEM_CALL = 253 };
 
 /* Order of the general registers of ucontext, in x86 encoding order. */
 static const int order[16] = {
@@ -43,6 +51,7 @@ static const int order[16] = {
 static uint8_t *next;
 static long count, at = -1;
 static volatile long stuck = -2;
+static unsigned long library_fs; /* the C library's thread */
 
 static void die(const char *what) { perror(what); _exit(1); }
 
@@ -79,10 +88,10 @@ static uint32_t changes(int write) {
   return found;
 }
 
-static void store(const ucontext_t *context, int timed_out) {
+static void store(const ucontext_t *context, int number) {
   struct output out = { 0 };
   const greg_t *g = context->uc_mcontext.gregs;
-  out.vector = timed_out ? TIMED_OUT : (uint32_t)g[REG_TRAPNO];
+  out.vector = number == SIGALRM ? TIMED_OUT : number == SIGSYS ? SYSTEM_CALL : (uint32_t)g[REG_TRAPNO];
   out.error = (uint32_t)g[REG_ERR];
   out.cr2 = out.vector == 14 ? (uint64_t)g[REG_CR2] : 0;
   for (int i = 0; i < 16; i++) out.gpr[i] = (uint64_t)g[order[i]];
@@ -119,6 +128,12 @@ static void load(ucontext_t *context) {
   *(uint64_t *)(fx + 512) |= 3;     /* XSTATE_BV: x87 and SSE are present */
 }
 
+/* arch_prctl without the C library, which needs FS. */
+static void set_base(long which, unsigned long base) {
+  long result = SYS_arch_prctl;
+  __asm__ volatile("syscall" : "+a"(result) : "D"(which), "S"(base) : "rcx", "r11", "memory");
+}
+
 static void on_signal(int number, siginfo_t *info, void *pointer) {
   (void)info;
   /* What sigreturn does not restore (NT, ID) must not leak from one case into the next. */
@@ -126,9 +141,26 @@ static void on_signal(int number, siginfo_t *info, void *pointer) {
   if (number == SIGALRM) {
     if (stuck != at) { stuck = at; return; }
   }
-  if (at >= 0) store(pointer, number == SIGALRM);
+  set_base(ARCH_SET_FS, library_fs);
+  if (at >= 0) store(pointer, number);
   if (++at >= count) { fflush(stdout); _exit(0); }
   load(pointer);
+  set_base(ARCH_SET_FS, FS_BASE);
+}
+
+/* From here on a system call that is not the oracle's own is a SIGSYS. */
+static void forbid_system_calls(void) {
+#define FIELD(name) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, name))
+#define ALLOW(number) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define TRAP BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP)
+  struct sock_filter code[] = {
+    FIELD(arch), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0), TRAP,
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4), /* bits 32 to 63 */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1), TRAP,
+    FIELD(nr), ALLOW(SYS_write), ALLOW(SYS_rt_sigreturn), ALLOW(SYS_arch_prctl), ALLOW(SYS_exit_group), TRAP,
+  };
+  struct sock_fprog filter = { sizeof code / sizeof *code, code };
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) die("seccomp");
 }
 
 int main(void) {
@@ -154,6 +186,7 @@ int main(void) {
   }
   if (mprotect((void *)(uintptr_t)windows[READ_ONLY].base, windows[READ_ONLY].size, PROT_READ)) die("mprotect");
   if (syscall(SYS_arch_prctl, ARCH_SET_GS, (unsigned long)GS_BASE)) die("arch_prctl");
+  if (syscall(SYS_arch_prctl, ARCH_GET_FS, &library_fs)) die("arch_prctl");
   struct user_desc code16 = { .entry_number = 0, .base_addr = 0x10000000, .limit = 0xffff, .contents = 2 };
   if (syscall(SYS_modify_ldt, 1, &code16, sizeof code16)) die("modify_ldt");
   __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
@@ -161,12 +194,15 @@ int main(void) {
   if (sigaltstack(&stack, 0)) die("sigaltstack");
   struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
   sigfillset(&action.sa_mask);
-  static const int signals[] = { SIGTRAP, SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGALRM };
+  static const int signals[] = { SIGTRAP, SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGSYS, SIGALRM };
   for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++) {
     if (sigaction(signals[i], &action, 0)) die("sigaction");
   }
   struct itimerval tick = { { 0, 100000 }, { 0, 100000 } };
   setitimer(ITIMER_REAL, &tick, 0);
+  static char output[1 << 16];
+  setvbuf(stdout, output, _IOFBF, sizeof output);
+  forbid_system_calls();
   __asm__ volatile("int3");
   return 1;
 }

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UserError } from '../../src/base/errors.ts';
-import { type Case, END, input, memoryBefore, normalise, type Outcome } from './fixture.ts';
-import { codeSegment, WINDOWS } from './layout.ts';
+import { type Case, END, input, memoryBefore, newCase, normalise, type Outcome } from './fixture.ts';
+import { type Bits, codeSegment, WINDOWS } from './layout.ts';
 
 const RF = 0x10000n;
 const INPUT_SIZE = 16 * 8 + 16 + 512 + 8;
@@ -18,27 +18,33 @@ type Input = ReturnType<typeof input>;
 export class Native {
   private readonly folder = mkdtempSync(join(tmpdir(), 'cpu-oracle-'));
   private readonly program = join(this.folder, 'oracle');
+  private readonly memory = WINDOWS.map(({ size }) => new Uint8Array(size));
 
   /** Throws UserError when there is no C compiler or the host is not x86-64. */
   constructor() {
     const source = fileURLToPath(new URL('native.c', import.meta.url));
-    const built = spawnSync('gcc', ['-O2', '-o', this.program, source], { encoding: 'utf8' });
+    const built = spawnSync('gcc', ['-O2', '-fPIE', '-pie', '-fno-stack-protector', '-o', this.program, source], { encoding: 'utf8' });
     if (built.status !== 0) {
       throw new UserError(`gcc cannot build ${source}: ${built.error?.message ?? built.stderr}`, 'install gcc on an x86-64 Linux host');
     }
   }
 
-  run(cases: readonly Case[]): Outcome[] {
-    const outcomes: Outcome[] = [];
-    for (let i = 0; i < cases.length; i += BATCH) outcomes.push(...this.batch(cases.slice(i, i + BATCH)));
-    return outcomes;
+  /** Whether the host's kernel lets user code of this size run: not every one has the segments for it. */
+  hasCode(bits: Bits): boolean {
+    const [nop] = [...this.run([newCase(bits, [0x90], 'gi', 1)])];
+    return nop?.vector === END;
+  }
+
+  /** Outcomes in the order of the cases. The memory of one is good until the next is asked for. */
+  *run(cases: readonly Case[]): Generator<Outcome> {
+    for (let i = 0; i < cases.length; i += BATCH) yield* this.batch(cases.slice(i, i + BATCH));
   }
 
   close(): void {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  private batch(cases: readonly Case[]): Outcome[] {
+  private *batch(cases: readonly Case[]): Generator<Outcome> {
     const inputs = cases.map((test) => input(test));
     const parts: Uint8Array[] = [new Uint8Array(new Uint32Array([cases.length, 0]).buffer)];
     cases.forEach((test, i) => {
@@ -48,11 +54,11 @@ export class Native {
     if (run.status !== 0) throw new Error(`the oracle ended with status ${run.status}, signal ${run.signal}: ${run.stderr}`);
     const data = new DataView(run.stdout.buffer, run.stdout.byteOffset, run.stdout.byteLength);
     let at = 0;
-    return cases.map((test, i) => {
-      const { outcome, next } = decode(data, at, test, memoryBefore((inputs[i] as Input).patches));
+    for (const [i, test] of cases.entries()) {
+      const { outcome, next } = decode(data, at, test, memoryBefore((inputs[i] as Input).patches, this.memory));
       at = next;
-      return outcome;
-    });
+      yield outcome;
+    }
   }
 }
 

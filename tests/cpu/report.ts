@@ -1,9 +1,6 @@
 /** A failed case in words: the instruction as a disassembler sees it, what went in, and every difference. */
-import { createRequire } from 'node:module';
 import { type Case, formatCase } from './fixture.ts';
-
-// iced-x86 is CommonJS without a default export that TypeScript and Node agree on.
-const iced = createRequire(import.meta.url)('iced-x86') as typeof import('iced-x86');
+import { iced } from './iced.ts';
 
 export function disassemble(test: Case): string {
   const decoder = new iced.Decoder(test.bits, test.code, iced.DecoderOptions.None);

@@ -1,11 +1,12 @@
 /** Encodings that no row of the opcode table claims: the engine must refuse every one of them with #UD. */
 import type { Instruction, OpcodeMap } from '../../src/engine/soft/isa/row.ts';
 import { opcodesOf } from '../../src/engine/soft/isa/table.ts';
+import { claims, LEGACY_PREFIXES } from './match.ts';
 
 const ESCAPES: readonly (readonly number[])[] = [[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]];
 /** Legacy prefixes and REX in the one-byte map, the escapes in it and in 0F. */
 const NOT_OPCODES: readonly ReadonlySet<number>[] = [
-  new Set([0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, ...Array.from({ length: 16 }, (_, i) => 0x40 + i)]),
+  new Set([0x0f, ...LEGACY_PREFIXES, ...Array.from({ length: 16 }, (_, i) => 0x40 + i)]),
   new Set([0x38, 0x3a]),
   new Set(),
   new Set(),
@@ -25,13 +26,4 @@ export function* unknownEncodings(table: readonly Instruction[]): Generator<numb
       }
     }
   }
-}
-
-function claims(row: Instruction, prefix: 'NP' | '66' | 'F2' | 'F3', modrm: number): boolean {
-  // 66 beside F2 or F3 only gives the operand size, so a row without mandatory prefix takes any.
-  if (row.prefix !== 'any' && row.prefix !== prefix) return false;
-  if (!row.hasModrm) return true;
-  if (row.exactModrm !== undefined) return row.exactModrm === modrm;
-  if (row.digit !== undefined && row.digit !== ((modrm >> 3) & 7)) return false;
-  return row.place === 'any' || (row.place === 'register') === modrm >= 0xc0;
 }

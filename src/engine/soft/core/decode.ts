@@ -120,6 +120,7 @@ function decodeParts(op: usize, mode: u32, offset: u32): u32 {
     }
     if (short) return 0;
   }
+  if (map == 0 && opcode == 0x90 && rex & 1) prefix &= ~PREFIX_REP; // XCHG R8, not PAUSE
   store<u16>(op, <u16>(opcode << 8), OP_CODE);
   store<u16>(op, <u16>(map | (prefix << 8)), OP_SUB); // for the statistics of undefined instructions
   const row = findRow(map << 8 | opcode, mode);
@@ -133,7 +134,7 @@ function decodeParts(op: usize, mode: u32, offset: u32): u32 {
   let effective: u32 = mode == 2 ? (wide ? 8 : prefix & PREFIX_66 ? 2 : 4) : (mode == 1) != ((prefix & PREFIX_66) != 0) ? 4 : 2;
   if (mode == 2) {
     if (flags & ROW_F64) effective = 8;
-    else if (flags & ROW_D64) effective = prefix & PREFIX_66 ? 2 : 8;
+    else if (flags & ROW_D64) effective = prefix & PREFIX_66 && !wide ? 2 : 8;
   }
   const addressSize: u32 = mode == 2 ? (prefix & PREFIX_67 ? 4 : 8) : (mode == 1) != ((prefix & PREFIX_67) != 0) ? 4 : 2;
   const size = operandSize(load<u8>(row, ROW_SIZE), effective, wide);
@@ -150,10 +151,14 @@ function decodeParts(op: usize, mode: u32, offset: u32): u32 {
     if (inMemory) {
       store<u8>(op, 1, OP_MOD);
       memoryOperand(op, mode, addressSize);
-    } else store<u8>(op, <u8>((modrm & 7) | ((rex & 1) << 3)), OP_RM);
+    } else {
+      store<u8>(op, <u8>((modrm & 7) | ((rex & 1) << 3)), OP_RM);
+      store<u8>(op, <u8>(prefix & PREFIX_SEG ? segment : DS), OP_SEG); // of MASKMOVQ's implicit operand
+    }
   } else {
     store<u8>(op, <u8>((opcode & 7) | ((rex & 1) << 3)), OP_REG);
-    store<u8>(op, <u8>(prefix & PREFIX_SEG ? segment : flags & ROW_STACK ? SS : DS), OP_SEG);
+    // No prefix takes the stack out of SS.
+    store<u8>(op, <u8>(flags & ROW_STACK ? SS : prefix & PREFIX_SEG ? segment : DS), OP_SEG);
   }
   immediate(op, load<u8>(row, ROW_IMMEDIATE), effective, addressSize, mode);
   if (short) return 0;

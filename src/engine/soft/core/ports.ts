@@ -72,9 +72,9 @@ export function stringPort(op: usize, write: bool): i32 {
   const asize = load<u8>(op, OP_ASIZE);
   const size = ioSize(op);
   const repeated = (load<u16>(op, OP_PREFIX) & (PREFIX_REP | PREFIX_REPNE)) != 0;
-  if (repeated && sized(load<u64>(cpu, RCX), asize) == 0) return 0;
   const port = load<u16>(cpu, GPR + 16);
-  checkPorts(port, size);
+  checkPorts(port, size); // also when there is nothing to repeat
+  if (repeated && sized(load<u64>(cpu, RCX), asize) == 0) return 0;
   watchedPort(port, size);
   const step: i64 = load<u64>(cpu, RFLAGS) & DF ? -(<i64>size) : size;
   if (write) {

@@ -77,12 +77,12 @@ export function execSystem(op: usize): i32 {
       writeNative(gpr(load<u8>(op, OP_RM)), readControl(load<u8>(op, OP_REG)));
       break;
     case MOV_D_R:
-      requireSupervisor();
+      requireDebug(op);
       serialize();
       writeDebug(load<u8>(op, OP_REG), native(gpr(load<u8>(op, OP_RM))));
       break;
     case MOV_R_D:
-      requireSupervisor();
+      requireDebug(op);
       writeNative(gpr(load<u8>(op, OP_RM)), readDebug(load<u8>(op, OP_REG)));
       break;
     case INVLPG:
@@ -144,8 +144,16 @@ export function execSystem(op: usize): i32 {
       requireProtected();
       storeSelector(op, segSelector(TR), true);
       break;
-    case LLDT: loadLocalTable(operand16(op)); break;
-    case LTR: loadTask(operand16(op)); break;
+    case LLDT:
+      requireProtected();
+      requireSupervisor();
+      loadLocalTable(operand16(op));
+      break;
+    case LTR:
+      requireProtected();
+      requireSupervisor();
+      loadTask(operand16(op));
+      break;
     case LAR: loadAccessRights(op); break;
     case LSL: loadLimit(op); break;
     case VERR: verify(operand16(op), false); break;
@@ -184,10 +192,14 @@ export function execSystem(op: usize): i32 {
 function requireSupervisor(): void {
   if (load<u32>(cpu, CPL) != 0) faultCode(13, 0);
 }
-/** Control registers that do not exist are #UD at any privilege. */
+/** Control and debug registers that do not exist are #UD at any privilege. */
 function requireControl(op: usize): void {
   const index = load<u8>(op, OP_REG);
   if (index != 0 && index != 2 && index != 3 && index != 4 && index != 8) fault(6);
+  requireSupervisor();
+}
+function requireDebug(op: usize): void {
+  if (load<u8>(op, OP_REG) > 7) fault(6);
   requireSupervisor();
 }
 function requireProtected(): void {
@@ -307,16 +319,12 @@ function loadTable(op: usize, base: usize, limit: usize): void {
 }
 
 function loadLocalTable(selector: u32): void {
-  requireProtected();
-  requireSupervisor();
   const upper = longMode() && selector & 0xfffc ? readUpperBase(selector, 13) : 0;
   loadLdt(selector, 13);
   store<u64>(cpu + (LDTR << 3), segBase(LDTR) | upper, SEG_BASE);
 }
 
 function loadTask(selector: u32): void {
-  requireProtected();
-  requireSupervisor();
   if ((selector & 0xfffc) == 0) faultCode(13, 0);
   if (selector & 4) selectorFault(13, selector);
   const descriptor = readDescriptor(selector, 13);
