@@ -32,7 +32,9 @@ const mnemonics =
 
 const repeats = (prefixes: readonly number[]): boolean => prefixes.includes(0xf2) || prefixes.includes(0xf3);
 
-const isNearBranch = (row: Row | undefined): boolean => row !== undefined && row.attributes.forced64 && row.attributes.end;
+const isNearBranch = (row: Row | undefined): boolean => row?.attributes.forced64 === true && row.attributes.end;
+
+const isControlMove = (row: Row | undefined): boolean => row?.operands.some(({ kind }) => kind === 'C') === true;
 
 /** Everything that is left out for what it is; the first that matches gives the reason. */
 const EXCLUSIONS: readonly Exclusion[] = [
@@ -56,6 +58,7 @@ const EXCLUSIONS: readonly Exclusion[] = [
     ({ code, immediate8 }) => /^Sh[lr]d_rm16/.test(code) && (code.endsWith('CL') || (immediate8 & 31) > 16),
   ],
   ['VERW with LOCK: AMD executes it', (_, prefixes, row) => row?.mnemonic === 'VERW' && prefixes.includes(0xf0)],
+  ['MOV CR0 with LOCK: CR8 on AMD (APM vol. 3, MOV CRn)', (_, prefixes, row) => isControlMove(row) && prefixes.includes(0xf0)],
   ['LOOPcc with REP: reserved, AMD takes it for the condition', ({ mnemonic }, prefixes) => /^Loop/.test(mnemonic) && repeats(prefixes)],
   ['near branch with 66: AMD truncates RIP, Intel does not', (_, prefixes, row) => isNearBranch(row) && prefixes.includes(0x66)],
 ];
@@ -67,9 +70,11 @@ const STORES_IMAGE = mnemonics(/^(Fnstenv|Fnsave|Fxsave(64)?)$/);
 export function admit(test: Case, sides: Sides): Verdict {
   const bytes = withSurroundings(test);
   const rows: (Row | undefined)[] = [];
-  const starts = new Set([0]);
-  // Grows while it is walked.
-  for (const start of starts) {
+  const pending = new Set([0]);
+  // All branches lead ahead, so that an instruction comes behind whatever may run before it.
+  while (pending.size > 0) {
+    const start = Math.min(...pending);
+    pending.delete(start);
     const code = bytes.subarray(start, start + 15);
     const row = sides.rowOf(test.bits, code);
     const decoded = decode(test.bits, code, test.at + start);
@@ -81,7 +86,7 @@ export function admit(test: Case, sides: Sides): Verdict {
     if (STORES_IMAGE(decoded)) test.ignored = WINDOWS.map(({ base, size }) => ({ address: base, size }));
     for (const next of successors(decoded, start, test)) {
       if (next <= start) return leaveOut('a branch back: may not end');
-      starts.add(next);
+      pending.add(next);
     }
   }
   if (rows.length > 1) {

@@ -123,4 +123,3 @@ function place(test: Case, random: Random): Case {
     rflags: flags === undefined ? test.rflags : BigInt(flags),
   };
 }
-

@@ -36,23 +36,39 @@ const BITS: Readonly<Record<string, readonly [number, number, number, number]>> 
 };
 
 /** What every x86-64 CPU has, announced or not. */
-const ALWAYS = ['INTEL8086', 'INTEL186', 'INTEL286', 'INTEL386', 'INTEL486', 'X64', 'FPU', 'FPU287', 'FPU387', 'CPUID', 'MULTIBYTENOP'];
+const ALWAYS = [
+  ...['INTEL8086', 'INTEL186', 'INTEL286', 'INTEL386', 'INTEL486', 'X64', 'FPU', 'FPU287', 'FPU387'],
+  ...['CPUID', 'MULTIBYTENOP', 'PAUSE', 'RDPMC'],
+];
+
+type Run = (tests: readonly Case[]) => Iterable<Outcome>;
+
+/** Registers after CPUID, for each leaf and subleaf. */
+function cpuid(run: Run, leaves: readonly (readonly [leaf: number, subleaf: number])[]): BigUint64Array[] {
+  const questions = leaves.map(([leaf, subleaf]): Case => {
+    const registers = [[EAX, BigInt(leaf)] as const, [ECX, BigInt(subleaf)] as const];
+    return { ...newCase(64, [0x0f, 0xa2], 'gi', 1), registers };
+  });
+  return [...run(questions)].map(({ gpr }) => gpr);
+}
 
 /** Names of the features of a CPU that runs cases. */
-export function featuresOf(run: (tests: readonly Case[]) => Iterable<Outcome>): ReadonlySet<string> {
-  const names = Object.keys(BITS);
-  const questions = Object.values(BITS).map(([leaf, subleaf]) => {
-    const test = newCase(64, [0x0f, 0xa2], 'gi', 1);
-    test.registers = [
-      [EAX, BigInt(leaf)],
-      [ECX, BigInt(subleaf)],
-    ];
-    return test;
+export function featuresOf(run: Run): ReadonlySet<string> {
+  const places = Object.entries(BITS);
+  const answers = cpuid(
+    run,
+    places.map(([, [leaf, subleaf]]) => [leaf, subleaf]),
+  );
+  const announced = places.filter(([, [, , register, bit]], i) => ((answers[i]?.[register] ?? 0n) >> BigInt(bit)) % 2n === 1n);
+  return new Set([...ALWAYS, ...announced.map(([name]) => name)]);
+}
+
+/** Such as `AuthenticAMD`. */
+export function vendorOf(run: Run): string {
+  const [answer] = cpuid(run, [[0, 0]]);
+  const text = Buffer.alloc(12);
+  [EBX, EDX, ECX].forEach((register, i) => {
+    text.writeUInt32LE(Number((answer?.[register] ?? 0n) & 0xffff_ffffn), 4 * i);
   });
-  const answers = [...run(questions)];
-  const has = (name: string, i: number): boolean => {
-    const [, , register, bit] = BITS[name] as readonly [number, number, number, number];
-    return (((answers[i] as Outcome).gpr[register] as bigint) >> BigInt(bit)) % 2n === 1n;
-  };
-  return new Set([...ALWAYS, 'PAUSE', 'RDPMC', ...names.filter(has)]);
+  return text.toString('latin1');
 }

@@ -10,13 +10,14 @@ import { type Case, formatOutcome, input, memoryBefore, normalise, type Outcome,
 import { heading, NO_INSTRUCTION, SEQUENCES } from './fixtures.ts';
 import { generate } from './generate.ts';
 import { Guest } from './guest.ts';
+import { limitsOf } from './limits.ts';
 import { rowFinder } from './match.ts';
 import { Native } from './native.ts';
 import { report } from './report.ts';
 import { sequences } from './sequences.ts';
 
 /** Differences shown per row and run. */
-const SHOWN = 8;
+const SHOWN = 2;
 /** Byte strings of one batch. */
 const STRINGS = 4000;
 
@@ -33,32 +34,47 @@ class SideBySide {
   readonly guest = new Guest(this.engine);
   readonly differing: string[] = [];
   readonly rows = new Map<string, number>();
+  readonly vectors = new Map<number, number>();
   cases = 0;
 
   compare(work: readonly Work[]): void {
     const outcomes = this.native.run(work.map(({ test }) => test));
     for (const item of work) {
       const expected = outcomes.next().value as Outcome;
-      if (expected.vector !== TIMED_OUT && expected.vector !== SYSTEM_CALL) this.check(item, expected);
+      add(this.vectors, expected.vector);
+      if (expected.vector === TIMED_OUT || expected.vector === SYSTEM_CALL) continue;
+      this.cases += 1;
+      this.check(item, expected);
     }
   }
 
   /** Runs one case on the engine only. */
   check({ title, row, test }: Work, expected: Outcome): void {
-    this.cases += 1;
     const found = differences(row, test, expected, this.guest.run(test));
     if (found.length === 0) return;
-    const count = (this.rows.get(title) ?? 0) + 1;
-    this.rows.set(title, count);
-    if (count <= SHOWN) this.differing.push(`${report(title, test, found)}\n      expected: ${formatOutcome(test, expected)}\n`);
+    add(this.rows, title);
+    if ((this.rows.get(title) ?? 0) > SHOWN) return;
+    this.differing.push(`${report(title, test, found)}\n      expected: ${formatOutcome(test, expected)}\n`);
   }
 }
 
-/** What came of a run; `cases` were compared, `differing` describes some of those that were not the same, `lines` what else is to be said. */
+function add<Key>(counts: Map<Key, number>, key: Key): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
+}
+
+function sorted<Key>(counts: ReadonlyMap<Key, number>): [Key, number][] {
+  return [...counts].sort(([, a], [, b]) => b - a);
+}
+
+/** What came of a run. */
 export interface Result {
+  /** Compared with the host's CPU. */
   cases: number;
+  /** How many were not the same, by row. */
   rows: ReadonlyMap<string, number>;
+  /** Descriptions of some of them. */
   differing: readonly string[];
+  /** What was left out, and how the cases ended on the host. */
   lines: readonly string[];
 }
 
@@ -66,11 +82,12 @@ export interface Result {
 export function fuzzRows(seed: string, only: string, end: (cases: number) => boolean): Result {
   const table = opcodeTable();
   return sideBySide((sides) => {
-    const sizes = ([64, 32, 16] as const).filter((bits) => sides.native.hasCode(bits));
+    const limits = limitsOf(sides.native);
     for (let round = 0; !end(sides.cases); round++) {
-      sides.compare([...batch(table, `${seed}.${round}`, only)].filter(({ test }) => sizes.includes(test.bits)));
+      const work = [...batch(table, `${seed}.${round}`, only)];
+      sides.compare(work.filter(({ test, row }) => !limits.some(({ concerns }) => concerns(test, row))));
     }
-    return sizes.length === 3 ? [] : [`only ${sizes.join('-bit and ')}-bit code: the host's kernel has no segments for the rest`];
+    return limits.map(({ what }) => `left out: ${what}: not by this host's kernel`);
   });
 }
 
@@ -78,6 +95,8 @@ function sideBySide(run: (sides: SideBySide) => string[]): Result {
   const sides = new SideBySide();
   try {
     const lines = run(sides);
+    const ends = sorted(sides.vectors).map(([vector, n]) => `${vector} (${n})`);
+    lines.push(`vectors on the host, 3 for those that came to their end: ${ends.join(', ')}`);
     return { cases: sides.cases, rows: sides.rows, differing: sides.differing, lines };
   } finally {
     sides.native.close();
@@ -103,9 +122,6 @@ export function fuzzBytes(seed: string, end: (cases: number) => boolean): Result
       rowOf: rowFinder(table),
     };
     const counts = new Map<string, number>();
-    const count = (what: string): void => {
-      counts.set(what, (counts.get(what) ?? 0) + 1);
-    };
     for (let round = 0; !end(sides.cases); round++) {
       const work: Work[] = [];
       for (const test of byteStrings(table, `${seed}.${round}`, STRINGS)) {
@@ -117,11 +133,11 @@ export function fuzzBytes(seed: string, end: (cases: number) => boolean): Result
             break;
           }
           case 'refuse':
-            count('must be #UD here, whatever the host does');
+            add(counts, 'of features that the engine lacks: must be #UD, whatever the host does');
             sides.check({ title: NO_INSTRUCTION, row: undefined, test }, refused(test));
             break;
           case 'leave out':
-            count(`left out: ${verdict.reason}`);
+            add(counts, `left out: ${verdict.reason}`);
             break;
           default:
             verdict satisfies never;
@@ -129,7 +145,7 @@ export function fuzzBytes(seed: string, end: (cases: number) => boolean): Result
       }
       sides.compare(work);
     }
-    return [...counts].sort(([, a], [, b]) => b - a).map(([what, n]) => `${n} ${what}`);
+    return sorted(counts).map(([what, n]) => `${n} ${what}`);
   });
 }
 

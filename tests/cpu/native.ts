@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UserError } from '../../src/base/errors.ts';
 import { type Case, END, input, memoryBefore, newCase, normalise, type Outcome } from './fixture.ts';
-import { type Bits, codeSegment, WINDOWS } from './layout.ts';
+import { codeSegment, WINDOWS } from './layout.ts';
 
 const RF = 0x10000n;
 const INPUT_SIZE = 16 * 8 + 16 + 512 + 8;
@@ -29,15 +29,24 @@ export class Native {
     }
   }
 
-  /** Whether the host's kernel lets user code of this size run: not every one has the segments for it. */
-  hasCode(bits: Bits): boolean {
-    const [nop] = [...this.run([newCase(bits, [0x90], 'gi', 1)])];
-    return nop?.vector === END;
-  }
-
   /** Outcomes in the order of the cases. The memory of one is good until the next is asked for. */
   *run(cases: readonly Case[]): Generator<Outcome> {
     for (let i = 0; i < cases.length; i += BATCH) yield* this.batch(cases.slice(i, i + BATCH));
+  }
+
+  /** Why the host's CPU cannot be asked here, or undefined. */
+  static missing(): string | undefined {
+    if (process.platform !== 'linux' || process.arch !== 'x64') return `the host is ${process.platform} ${process.arch}, not x86-64 Linux`;
+    let native: Native | undefined;
+    try {
+      native = new Native();
+      const [nop] = native.run([newCase(64, [0x90], 'gi', 1)]);
+      return nop?.vector === END ? undefined : `the host's kernel ends NOP with vector ${nop?.vector}`;
+    } catch (error) {
+      return (error as Error).message;
+    } finally {
+      native?.close();
+    }
   }
 
   close(): void {
