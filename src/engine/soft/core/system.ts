@@ -144,16 +144,8 @@ export function execSystem(op: usize): i32 {
       requireProtected();
       storeSelector(op, segSelector(TR), true);
       break;
-    case LLDT:
-      requireProtected();
-      requireSupervisor();
-      loadLocalTable(operand16(op));
-      break;
-    case LTR:
-      requireProtected();
-      requireSupervisor();
-      loadTask(operand16(op));
-      break;
+    case LLDT: loadLocalTable(privilegedSelector(op)); break;
+    case LTR: loadTask(privilegedSelector(op)); break;
     case LAR: loadAccessRights(op); break;
     case LSL: loadLimit(op); break;
     case VERR: verify(operand16(op), false); break;
@@ -220,6 +212,13 @@ function writeSized(register: usize, size: u32, value: u64): void {
 
 function operand16(op: usize): u32 {
   return load<u8>(op, OP_MOD) ? rd16(ea(op)) : load<u16>(gpr(load<u8>(op, OP_RM)));
+}
+
+/** The operand of LLDT and LTR: mode and privilege are checked before it is read. */
+function privilegedSelector(op: usize): u32 {
+  requireProtected();
+  requireSupervisor();
+  return operand16(op);
 }
 
 /** A selector goes to 16 bits of memory, or zero-extended to a register. */
