@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { readObject } from '../../src/elf/read.ts';
 import { linkModule } from '../../src/linker/link.ts';
 import { TinyModule } from '../../src/linker/testing.ts';
-import { strayBranches } from './stock-testing.ts';
+import { strayTransfers } from './transfers.ts';
 
 const WIDTHS = ['8', '16', '32', '16be', '32be', '8_rep', '16_rep', '32_rep'];
 const COPIES = ['memcpy_fromio', 'memcpy_toio', 'memset_io', '__iowrite32_copy', '__ioread32_copy', '__iowrite64_copy'];
@@ -14,7 +14,8 @@ const tiny = new TinyModule();
 tiny.function('all', (code) => {
   for (const name of NAMES) code.call(tiny.kernel(name));
 });
-const { image } = linkModule(tiny.bytes(), 'tiny.ko');
+const stock = tiny.bytes();
+const { image, manifest } = linkModule(stock, 'tiny.ko');
 const object = readObject(image, 'tiny.ko');
 
 /** Instructions of one routine, without the jump to the kernel. */
@@ -36,7 +37,7 @@ test('every helper that is known has its routine, and no branch goes astray', ()
       .map(({ name }) => name.slice(13))
       .sort(),
   ).toEqual([...NAMES].sort());
-  expect(strayBranches(image, new Set())).toEqual([]);
+  expect(strayTransfers(stock, image, manifest)).toEqual([]);
 });
 
 test.each(NAMES)('%s changes no register that its caller keeps, and no stack', (name) => {

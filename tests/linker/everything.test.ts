@@ -6,9 +6,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { UserError } from '../../src/base/errors.ts';
-import { describeModule } from '../../src/linker/describe.ts';
 import { linkModule } from '../../src/linker/link.ts';
-import { findModules, strayAddresses, strayBranches } from './stock-testing.ts';
+import { findModules } from './stock-testing.ts';
+import { strayTransfers } from './transfers.ts';
 
 const found = findModules();
 const folder = 'folder' in found ? found.folder : '';
@@ -41,8 +41,7 @@ describe.skipIf(folder === '')(`all ${modules.length} stock modules`, () => {
         const { image, manifest } = linkModule(bytes, path);
         if (!ALL && index % SAMPLE !== 0) continue;
         disassembled += 1;
-        const known = new Set(describeModule(bytes, path).memoryBranches.map(({ section, offset }) => `${section}+${offset}`));
-        stray.push(...[...strayBranches(image, known), ...strayAddresses(image, manifest)].map((finding) => `${name}: ${finding}`));
+        stray.push(...strayTransfers(bytes, image, manifest).map((finding) => `${name}: ${finding}`));
       } catch (error) {
         if (!(error instanceof UserError)) throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
         const reason = reasonOf(error.message);

@@ -1,16 +1,18 @@
 /**
- * The linker on stock modules: every transfer of the output is disassembled, independently of the relocation rules.
+ * The linker on stock modules: every transfer of the output is disassembled and compared with the stock file, independently of the linker.
  * Needs an unpacked kernel: PORTCULLIS_KERNEL_TREE (a folder with lib/modules/RELEASE), or the project's cache.
  */
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import type { GateKind } from '../../src/policy/manifest.ts';
 import { parseManifest } from '../../src/policy/schema.ts';
 import { describeModule } from '../../src/linker/describe.ts';
 import { linkModule } from '../../src/linker/link.ts';
-import { findModules, strayAddresses, strayBranches } from './stock-testing.ts';
 import { verifyLinked } from '../../src/linker/verify.ts';
+import { findModules } from './stock-testing.ts';
+import { strayTransfers } from './transfers.ts';
 
 const MODULES = ['e1000', 'e1000e', '8139cp', 'virtio_net', '8021q', 'mii'];
 
@@ -36,16 +38,17 @@ describe.skipIf('missing' in found)('stock modules', () => {
       if (name !== 'mii') expect(manifest.initGate).toBeGreaterThan(0);
     });
 
-    test('no branch leaves the text of the output but through gates', () => {
+    test('every transfer leaves the text by its own call gate, and every address handed out is its own entry gate', () => {
       const input = stock(name);
-      const { memoryBranches } = describeModule(input, `${name}.ko`);
-      const known = new Set(memoryBranches.map(({ section, offset }) => `${section}+${offset}`));
-      expect(strayBranches(linkModule(input, `${name}.ko`).image, known)).toEqual([]);
+      const { image, manifest } = linkModule(input, `${name}.ko`);
+      expect(strayTransfers(input, image, manifest)).toEqual([]);
     });
   });
 
-  test("the check on branches sees the stock file's own", () => {
-    expect(strayBranches(stock('mii'), new Set()).length).toBeGreaterThan(50);
+  test("the check on transfers sees the stock file's own", () => {
+    const input = stock('mii');
+    const calls = strayTransfers(input, input, linkModule(input, 'mii.ko').manifest).filter((finding) => finding.includes('a transfer to'));
+    expect(calls.length).toBeGreaterThan(10);
   });
 
   test('e1000 has the entries that a network driver has', () => {
@@ -58,14 +61,22 @@ describe.skipIf('missing' in found)('stock modules', () => {
     expect(manifest.imports).toContain('jiffies');
   });
 
-  test('an address that leads past the gates would be found', () => {
-    const { image, manifest } = linkModule(stock('e1000'), 'e1000.ko');
-    expect(strayAddresses(image, manifest)).toEqual([]);
-    const entry = manifest.gates.find(({ symbol }) => symbol === 'e1000_probe');
-    const gates = manifest.gates.filter((gate) => gate !== entry);
-    expect(strayAddresses(image, { ...manifest, gates })).toEqual([
-      expect.stringContaining(`hands out .text.guard+0x${entry?.offset.toString(16)}`),
+  test('kinds of gates that are swapped in the manifest are found at the gates and at every use', () => {
+    const input = stock('e1000');
+    const { image, manifest } = linkModule(input, 'e1000.ko');
+    const kinds = new Map<string, GateKind>([
+      ['e1000_probe', 'call'],
+      ['napi_gro_receive', 'entry'],
     ]);
+    const gates = manifest.gates.map((gate) => ({ ...gate, kind: kinds.get(gate.symbol) ?? gate.kind }));
+    const found = strayTransfers(input, image, { ...manifest, gates });
+    expect(found).toContainEqual(expect.stringMatching(/^\.text\.guard\+.*: the manifest says call, its link word entry$/));
+    expect(found).toContainEqual(expect.stringMatching(/^\.text\.guard\+.*: the manifest says entry, its link word call$/));
+    expect(found).toContainEqual(
+      expect.stringMatching(/^\.text\+.*: a transfer to napi_gro_receive ends at the entry gate napi_gro_receive$/),
+    );
+    expect(found).toContainEqual(expect.stringMatching(/^\.data\+.*: hands out the call gate e1000_probe for \.text\+/));
+    expect(found.every((finding) => finding.startsWith('.text.guard') || /napi_gro_receive|e1000_probe/.test(finding))).toBe(true);
   });
 
   test("mii's exports are entries", () => {
