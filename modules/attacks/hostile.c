@@ -24,39 +24,19 @@
 #include <asm/irq_regs.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
-#include "victim.h"
+#include "look.h"
 
 #define PERIOD_NS 100000
 #define TURNS 3000000
 #define GATE_SIZE 16
 
-static unsigned long victim, gadget, private, text[2];
+static unsigned long gadget, private, text[2];
 static int text_words;
 static char *loader = "";
-static char result[200];
-module_param(victim, ulong, 0644);
 module_param(gadget, ulong, 0644);
 module_param(private, ulong, 0644);
 module_param_array(text, ulong, &text_words, 0644);
 module_param(loader, charp, 0644);
-module_param_string(result, result, sizeof(result), 0444);
-
-#define entries ((struct victim_entries *)victim)
-#define gained(...) snprintf(result, sizeof(result), "gained " __VA_ARGS__)
-#define nothing(...) snprintf(result, sizeof(result), "nothing " __VA_ARGS__)
-#define verdict(won, ...) ((won) ? gained(__VA_ARGS__) : nothing(__VA_ARGS__))
-
-/* What a look at the privileges found, at any place. */
-static unsigned int looks, ports, msrs;
-
-static void look(void)
-{
-	u64 value = 0;
-
-	looks++;
-	ports += inb(VICTIM_PORT) != 0xff;
-	msrs += !rdmsrl_safe(VICTIM_MSR, &value) && value == VICTIM_VALUE;
-}
 
 static bool in_text(unsigned long address)
 {
@@ -196,7 +176,7 @@ static void other_cpu(void)
 	if (other < nr_cpu_ids)
 		task = kthread_create(look_around, NULL, "hostile");
 	if (IS_ERR_OR_NULL(task)) {
-		snprintf(result, sizeof(result), "dead there is no other CPU");
+		dead("there is no other CPU");
 		return;
 	}
 	get_task_struct(task);
@@ -383,10 +363,7 @@ static void resume_elsewhere(void)
 	verdict(*entries->gadget == VICTIM_VALUE, "a gadget of the module runs after an interrupt and reads its MSR");
 }
 
-static const struct {
-	const char *name;
-	void (*attack)(void);
-} attacks[] = {
+static const struct attack attacks[] = {
 	{ "callback-port", callback_port },
 	{ "callback-msr", callback_msr },
 	{ "after-return", after_return },
@@ -409,17 +386,8 @@ static const struct {
 
 static int attack_set(const char *name, const struct kernel_param *parameter)
 {
-	unsigned int i;
-
-	looks = ports = msrs = inside = seen = 0;
-	snprintf(result, sizeof(result), "dead there is no such attack");
-	for (i = 0; victim && i < ARRAY_SIZE(attacks); i++) {
-		if (sysfs_streq(name, attacks[i].name)) {
-			attacks[i].attack();
-			return 0;
-		}
-	}
-	return -EINVAL;
+	inside = seen = 0;
+	return run_attack(attacks, ARRAY_SIZE(attacks), name);
 }
 
 static const struct kernel_param_ops attack_ops = { .set = attack_set };

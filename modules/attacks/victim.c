@@ -64,11 +64,12 @@ static long victim_call(void (*function)(void))
 
 static long victim_spin(unsigned long turns)
 {
+	register unsigned long rbx asm("rbx") = VICTIM_VALUE; /* one that real-address mode can name */
 	register unsigned long r12 asm("r12") = VICTIM_VALUE;
 	register unsigned long r13 asm("r13") = VICTIM_VALUE;
 
-	asm volatile("1:	decq %0\n	jnz 1b\n" : "+m"(turns), "+r"(r12), "+r"(r13) : : "cc");
-	return r12 != VICTIM_VALUE || r13 != VICTIM_VALUE;
+	asm volatile("1:	decq %0\n	jnz 1b\n" : "+m"(turns), "+r"(rbx), "+r"(r12), "+r"(r13) : : "cc");
+	return rbx != VICTIM_VALUE || r12 != VICTIM_VALUE || r13 != VICTIM_VALUE;
 }
 
 static unsigned long victim_flags(void)

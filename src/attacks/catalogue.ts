@@ -25,6 +25,6 @@ export type Listed = About & Pick<Result, 'stage'>;
 
 /** In the order of the table. */
 export const CATALOGUE: readonly Listed[] = [
-  ...GUEST_ATTACKS.map(({ by: _, action: __, ...about }): Listed => ({ ...about, stage: 'guest' })),
+  ...GUEST_ATTACKS.map(({ by: _, action: __, last: ___, ...about }): Listed => ({ ...about, stage: 'guest' })),
   ...CONTRACT_ATTACKS.map(({ run: _, ...about }): Listed => ({ ...about, stage: 'contract' })),
 ];

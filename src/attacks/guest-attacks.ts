@@ -1,10 +1,15 @@
-/** Attacks by a stock kernel with a hostile module (modules/attacks/hostile.c), a hostile loader, and root, on a guarded module (modules/attacks/victim.c). */
+/**
+ * Attacks by a stock kernel with hostile modules (modules/attacks/hostile.c, cpus.c), a hostile loader, and root, also with another kernel (kexec.c), on a
+ * guarded module (victim.c).
+ */
 import type { About } from './attack.ts';
 
 export interface GuestAttack extends About {
-  /** By whom, and what: a name in hostile.c for the kernel, what the loader changes, or what root does. */
-  readonly by: 'kernel' | 'loader' | 'root';
+  /** By whom, and what: a name in hostile.c for the kernel, one in cpus.c, what the loader changes, what root does, or what cpus.c does before kexec. */
+  readonly by: 'kernel' | 'cpus' | 'loader' | 'root' | 'root-kexec';
   readonly action: string;
+  /** The guest does not outlive it, and gives its verdict with its last words: it gets a guest of its own. */
+  readonly last?: true;
 }
 
 const UNSEEN = 'ports answer all ones, MSRs #GP; refused accesses are counted in the report';
@@ -201,5 +206,44 @@ export const GUEST_ATTACKS: readonly GuestAttack[] = [
     what: "a module notifier turns the module's call of printk into one of its own entry gates",
     promises: ['P9'],
     defences: ['import-outside'],
+  },
+  {
+    name: 'kernel-unplugs-a-cpu-inside',
+    by: 'cpus',
+    action: 'unplug',
+    what: 'a CPU is switched off while a thread is inside the module there, and reads the port and MSR on its way down; the thread goes on on another CPU',
+    promises: ['P1', 'P6', 'P8'],
+    defences: ['privilege-follows-view'],
+    silent: UNSEEN,
+  },
+  {
+    name: 'kernel-sends-init-to-a-cpu-inside',
+    by: 'cpus',
+    action: 'init-signal',
+    last: true,
+    what: 'a CPU that is in the module gets an INIT and a start-up message by the local APIC: code of its own looks for the port, the MSR and registers',
+    promises: ['P1', 'P6'],
+    defences: ['reset-leaves-module'],
+    silent: 'INIT breaks no rule: the CPU leaves the module as at an event',
+  },
+  {
+    name: 'root-replaces-the-kernel',
+    by: 'root-kexec',
+    action: 'outside',
+    last: true,
+    what: "root starts another kernel by kexec: with the old one's page tables it tries port, MSR, text and gates, and looks for the secret in all RAM",
+    promises: ['P1', 'P2', 'P3', 'P7'],
+    defences: ['privilege-follows-view'],
+    silent: UNSEEN,
+  },
+  {
+    name: 'root-replaces-the-kernel-under-a-thread-inside',
+    by: 'root-kexec',
+    action: 'inside',
+    last: true,
+    what: 'the same while a thread is inside the module on another CPU: its registers are what is looked for',
+    promises: ['P1', 'P2', 'P3', 'P6'],
+    defences: ['register-scrub'],
+    silent: 'the registers are zero where the interrupt that stopped the CPU has put them',
   },
 ];

@@ -4,12 +4,13 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { withoutDefences } from '../base/defence-switch.ts';
 import { readObject } from '../elf/read.ts';
-import { buildCModule } from '../guest/c-module.ts';
+import { buildCModules } from '../guest/c-module.ts';
 import { stockExportVersion } from '../guest/export-versions.ts';
 import { fetchBusybox, fetchKernel } from '../guest/fetch.ts';
 import { buildInitramfs } from '../guest/initramfs.ts';
 import { openKernelImage } from '../guest/kernel-image.ts';
 import type { Progress } from '../guest/packages.ts';
+import { buildProgram } from '../guest/program.ts';
 import { linkModule } from '../linker/link.ts';
 import { manifestDigest } from '../policy/canonical.ts';
 import { generateKeyPair, signGrant } from '../policy/signing.ts';
@@ -26,6 +27,11 @@ const PORT = 0xf4;
 const VALUE = 0x5ec4e7n;
 /** victim.c */
 const GADGET = 'victim_gadget';
+/** What a program needs to be a kernel too: an address of its own below 1 MiB, which Linux leaves alone, and nothing that wants an operating system. */
+const OTHER_KERNEL = [
+  ...['-mno-red-zone', '-mgeneral-regs-only', '-fno-stack-protector', '-fcf-protection=none'],
+  ...['-Wl,-N', '-Wl,-Ttext=0x20000', '-Wl,--build-id=none', '-Wl,--no-warn-rwx-segments'],
+];
 const MEMORY = 128 << 20;
 /** Longest wait for a boot, and for an answer, ms: the machine may be loaded. */
 const PATIENCE = 60_000;
@@ -42,10 +48,10 @@ const source = (name: string) => fileURLToPath(new URL(`../../modules/attacks/${
 export async function prepareGuest(step: Progress): Promise<VmConfig> {
   const kernel = await fetchKernel(step);
   const busybox = readFileSync(await fetchBusybox(step));
-  const plain = (await buildCModule(source('victim'), kernel.release, step)).image;
-  const hostile = (await buildCModule(source('hostile'), kernel.release, step)).image;
+  const [plain, hostile, cpus] = await buildCModules(['victim', 'hostile', 'cpus'].map(source), kernel.release, step);
+  const otherKernel = buildProgram(source('kexec'), OTHER_KERNEL);
   const image = await openKernelImage(kernel.image, readFileSync(kernel.image));
-  const victim = linkModule(plain, 'victim.ko', {}, stockExportVersion);
+  const victim = linkModule(plain.image, 'victim.ko', {}, stockExportVersion);
   const administrator = generateKeyPair();
   const now = Date.now();
   const grant = signGrant(
@@ -78,7 +84,9 @@ export async function prepareGuest(step: Progress): Promise<VmConfig> {
     initramfs: buildInitramfs(busybox, [
       { kind: 'file', path: 'etc/portcullis/start', mode: 0o755, data: Buffer.from(script) },
       { kind: 'file', path: 'lib/modules/victim.ko', data: victim.image },
-      { kind: 'file', path: 'lib/modules/hostile.ko', data: hostile },
+      { kind: 'file', path: 'lib/modules/hostile.ko', data: hostile.image },
+      { kind: 'file', path: 'lib/modules/cpus.ko', data: cpus.image },
+      { kind: 'file', path: 'bin/kexec', mode: 0o755, data: otherKernel },
     ]),
     commandLine: 'console=ttyS0 panic=-1 quiet cryptomgr.notests',
     modules: [{ image: victim.image, manifest: victim.manifest, grants: [grant] }],
@@ -192,15 +200,14 @@ export async function runGuestAttacks(attacks: readonly GuestAttack[], step: Pro
   if (attacks.length === 0) return [];
   const config = await prepareGuest(step);
   let guest: HostileGuest | undefined;
-  const attempt = async ({ by, action }: GuestAttack, patience: number): Promise<Outcome> => {
-    guest ??= await HostileGuest.boot(config);
-    if (guest === undefined) return { gained: undefined, reasons: [], dead: 'the guest does not boot' };
-    const { answer, reasons } = await guest.order(`${by} ${action}`, patience);
+  const attempt = async ({ by, action, last }: GuestAttack, patience: number): Promise<Outcome> => {
+    const ready = (last ? undefined : guest) ?? (await HostileGuest.boot(config));
+    if (ready === undefined) return { gained: undefined, reasons: [], dead: 'the guest does not boot' };
+    const { answer, reasons } = await ready.order(`${by} ${action}`, patience);
     const [, verdict, text] = /^(gained|nothing|dead) ?(.*)$/.exec(answer ?? 'dead the guest no longer answers') ?? [];
-    if (verdict !== 'gained' && verdict !== 'nothing') {
-      guest.stop();
-      guest = undefined;
-    }
+    const survives = !last && (verdict === 'gained' || verdict === 'nothing');
+    if (!survives) ready.stop();
+    if (!last) guest = survives ? ready : undefined;
     if (verdict === 'gained') return { gained: text, reasons, dead: undefined };
     return { gained: undefined, reasons, dead: verdict === 'nothing' ? undefined : (text ?? `the guest says "${answer}"`) };
   };
@@ -212,7 +219,7 @@ export async function runGuestAttacks(attacks: readonly GuestAttack[], step: Pro
   const results: Result[] = [];
   for (const attack of attacks) {
     step({ text: `guest: ${attack.name}` });
-    const { by: _, action: __, ...about } = attack;
+    const { by: _, action: __, last: ___, ...about } = attack;
     const held = await attempt(attack, PATIENCE);
     const without =
       typeof about.defences === 'string' || withoutDefences === undefined

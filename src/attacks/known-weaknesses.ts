@@ -157,7 +157,13 @@ export const KNOWN_WEAKNESSES: readonly KnownWeakness[] = [
   {
     id: 'B6',
     what: 'private memory read by kernel, user, device, snapshot, or after unload',
-    attacks: ['kernel-reads-private-memory', 'secret-in-guest-memory', 'private-memory-after-unload', 'secret-after-quarantine'],
+    attacks: [
+      'kernel-reads-private-memory',
+      'secret-in-guest-memory',
+      'private-memory-after-unload',
+      'secret-after-quarantine',
+      'root-replaces-the-kernel',
+    ],
     tests: ['tests/boots/vault.test.ts'],
   },
   {
@@ -167,8 +173,15 @@ export const KNOWN_WEAKNESSES: readonly KnownWeakness[] = [
   },
   {
     id: 'B8',
-    what: 'memory freed without an end; CPUs taken away, INIT, reset or the end of the machine inside',
-    attacks: ['memory-freed-without-a-word', 'init-signal-while-inside', 'frame-of-an-unloaded-instance'],
+    what: 'memory freed without an end; another kernel by kexec; CPUs taken away, INIT, reset or the end of the machine inside',
+    attacks: [
+      'memory-freed-without-a-word',
+      'root-replaces-the-kernel*',
+      'kernel-unplugs-a-cpu-inside',
+      'init-signal-while-inside',
+      'kernel-sends-init-to-a-cpu-inside',
+      'frame-of-an-unloaded-instance',
+    ],
     tests: ['src/monitor/loading.test.ts', 'tests/boots/smp.test.ts'],
   },
   {

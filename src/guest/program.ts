@@ -5,12 +5,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 
-/** Throws UserError where gcc is missing or does not like the file. */
-export function buildProgram(path: string): Uint8Array {
+/** `flags`: more of the compiler's, such as where it is linked. Throws UserError where gcc is missing or does not like the file. */
+export function buildProgram(path: string, flags: readonly string[] = []): Uint8Array {
   const folder = mkdtempSync(join(tmpdir(), 'portcullis-program-'));
   try {
     const output = join(folder, 'program');
-    const result = spawnSync('gcc', ['-static', '-nostdlib', '-ffreestanding', '-O2', '-s', '-o', output, path], { encoding: 'utf8' });
+    const result = spawnSync('gcc', ['-static', '-nostdlib', '-ffreestanding', '-O2', '-s', ...flags, '-o', output, path], {
+      encoding: 'utf8',
+    });
     if (result.error || result.status !== 0) {
       throw new UserError(
         `${path}: gcc failed: ${result.error?.message ?? result.stderr.trim().slice(0, 2000)}`,
