@@ -262,6 +262,12 @@ static void return_address(void)
 	verdict(*entries->gadget == VICTIM_VALUE, "a gadget of the module runs and reads its MSR (%u return addresses changed)", seen);
 }
 
+static void pointer_into_text(void)
+{
+	entries->call((void (*)(void))gadget);
+	verdict(*entries->gadget == VICTIM_VALUE, "a gadget of the module runs, called by the module itself, and reads its MSR");
+}
+
 static void private_stack(void)
 {
 	unsigned long before = *entries->entered, irq;
@@ -376,6 +382,7 @@ static const struct attack attacks[] = {
 	{ "clobber", clobber },
 	{ "direction-flag", direction_flag },
 	{ "return-address", return_address },
+	{ "pointer-into-text", pointer_into_text },
 	{ "private-stack", private_stack },
 	{ "patch-live-text", patch_live_text },
 	{ "after-quarantine", after_quarantine },

@@ -238,6 +238,27 @@ export const awayAttacks: readonly ContractAttack[] = [
     },
   },
   {
+    name: 'vector-registers-on-another-cpu',
+    what: 'a kernel function that the module calls between kernel_fpu_begin and kernel_fpu_end returns on another CPU; an interrupt handler there reads the vector registers',
+    promises: ['P6', 'P8'],
+    defences: ['fpu-section'],
+    silent: 'the registers are in their initial state, and come back with the module',
+    run() {
+      const stage = victim({ tiny: { vector: true }, cpus: 2 });
+      const other = stage.engine.cpus[1];
+      stage.call(G.probe);
+      stage.setRsp(stage.rsp() - 16);
+      stage.callOut(CORE + T.afterCall, G.fpuBegin);
+      stage.ret();
+      stage.callOut(CORE + T.afterCall);
+      stage.setRsp(stage.rsp(), other);
+      stage.ret(other);
+      other.vector.fill(0x77);
+      stage.handle(other.event(CORE + T.afterCall, { vector: 32 }), other);
+      return stage.outcome(other.delivered[0].vector.includes(0x77) && "the vector registers of the module are the handler's to read");
+    },
+  },
+  {
     name: 'resume-elsewhere',
     what: 'an interrupt handler returns to another place in the module',
     promises: ['P2', 'P6'],

@@ -231,6 +231,29 @@ export const gateAttacks: readonly ContractAttack[] = [
       return stage.outcome(stage.rip() === CORE + 0x4000 && "the module's data runs as its call-out");
     },
   },
+  ...[
+    { name: 'call-into-own-text', to: 'the middle of a function of its own', target: (_: Stage) => CORE + T.fixup },
+    {
+      name: 'call-into-a-link-word',
+      to: 'a link word of its gates, whose bytes the loader chose',
+      target: (stage: Stage) => stage.gateAddress(G.kfunc) + 8,
+    },
+  ].map(
+    ({ name, to, target }): ContractAttack => ({
+      name,
+      what: `a function pointer of the kernel makes the module call ${to}`,
+      promises: ['P2', 'P3'],
+      defences: ['pointer-landing'],
+      run() {
+        const stage = victim();
+        insideInner(stage);
+        stage.within(CORE + T.afterThunk);
+        const exit = stage.cpu.jump(target(stage));
+        if (exit) stage.handle(exit);
+        return stage.outcome(stage.inside() && `the module goes on at ${hex(stage.rip())}, where the kernel wanted it`);
+      },
+    }),
+  ),
   {
     name: 'wild-jump',
     what: 'the kernel makes the module jump to kernel code, to go on there with the privilege',

@@ -136,6 +136,14 @@ export const GUEST_ATTACKS: readonly GuestAttack[] = [
     defences: ['return-address-seal', 'shadow-stack'],
   },
   {
+    name: 'kernel-passes-a-pointer-into-the-text',
+    by: 'kernel',
+    action: 'pointer-into-text',
+    what: "the kernel gives the module a function pointer to a gadget in the module's own text, which the module calls",
+    promises: ['P2', 'P3'],
+    defences: ['pointer-landing'],
+  },
+  {
     name: 'kernel-resumes-elsewhere',
     by: 'kernel',
     action: 'resume-elsewhere',

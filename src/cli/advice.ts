@@ -43,6 +43,8 @@ export const ADVICE: Readonly<Record<RefusalReason | ViolationReason | EndReason
     'While the module waited in the kernel, a return address on its stack was changed: a buffer overflow in what it called, or an attack.',
   'stack-depth': 'The module recurses, or nests its calls deeper than the monitor keeps. If it is meant to, it cannot be guarded.',
   'shadow-stack': "A return address was changed while the module ran: by the module's own overflow, or by another CPU.",
+  'own-text':
+    'A function pointer that the kernel gave the module leads into the middle of it: the structure that holds it was overwritten, or it is an attack.',
   'wild-fetch':
     'The module jumped to an address that is no call of it: a function pointer that the kernel gave it was bad, or its stack was overwritten.',
   'text-fetch': 'Kernel code jumped into the module without its gates: a kprobe, a livepatch, or an attack. The event names the address.',

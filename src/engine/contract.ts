@@ -98,6 +98,11 @@ export interface FixedPage {
   readonly address: number;
   readonly page: HostPage;
   readonly permission: Permission;
+  /**
+   * In a view with a shadow stack, indirect branches lead into the page only at multiples of this many bytes, a power of two. Absent: nowhere. What the
+   * view does not map itself they may lead to as ever (and find not executable).
+   */
+  readonly landing?: number;
 }
 
 /** A range of guest physical addresses [start, end). */
@@ -126,7 +131,8 @@ export interface View {
   setAllowed(instructions: ReadonlySet<Instruction>): void;
   /**
    * With a shadow stack, CALL in this view also puts its return address, and where on the stack it lies, on `Cpu.shadowStack`, and RET goes only where
-   * the newest entry says, from that place, and takes it off. Anything else exits ('shadow-stack'). Off in a new view; no CPU may be in the view.
+   * the newest entry says, from that place, and takes it off. An indirect JMP or CALL leads into an executable fixed page only where it may land.
+   * Anything else exits ('shadow-stack'). Off in a new view; no CPU may be in the view.
    * Throws RangeError for the untrusted view, and where `Engine.shadowStacks` is false.
    */
   setShadowStack(on: boolean): void;
@@ -172,7 +178,7 @@ export interface PendingEvent {
   address: bigint;
 }
 
-export type ShadowStackReason = 'mismatch' | 'full' | 'far';
+export type ShadowStackReason = 'mismatch' | 'full' | 'far' | 'landing';
 
 /**
  * Why `run` came back. One object per kind and CPU is reused: copy what must outlive the next `run`.
@@ -193,7 +199,8 @@ export type ShadowStackReason = 'mismatch' | 'full' | 'far';
  *    `interrupt`, which had been taken from `inject`).
  *  - fetch: the next instruction lies in a page that may not be executed in this view. RIP is that address; nothing has been executed.
  *  - shadow-stack: in a view with a shadow stack, a return would go elsewhere than its call said ('mismatch'; `found` is where, NaN if not canonical),
- *    a call found the shadow stack full ('full'), or RETF or IRET was reached ('far'). RIP is that instruction's; nothing has been executed.
+ *    a call found the shadow stack full ('full'), RETF or IRET was reached ('far'), or an indirect JMP or CALL would land in a fixed page where it may
+ *    not ('landing'; `found` is where). RIP is that instruction's; nothing has been executed.
  *  - window: `requestInterruptWindow` was asked and the CPU can now take an interrupt.
  *  - eoi-free, apic etc. do not exist: the engines have no interrupt controller.
  *  - budget: the time `until` was reached, `kick` was called, PAUSE was executed in a run that `yields`, or a store ended the wait of another CPU.

@@ -41,8 +41,10 @@ export class Border {
   private readonly shadows: ShadowStacks;
   /** By CPU index: the instance whose view is current. */
   readonly inside: (Instance | null)[];
-  /** By CPU index: 1 while the module owns the vector registers. */
+  /** By CPU index: 1 while the module is on it and owns the vector registers. */
   private readonly fpu: Uint8Array;
+  /** By frame of a call-out: 1 if it left an FPU section, which goes on where its thread does. */
+  private readonly section: Uint8Array;
   /** Saved vector registers by frame, made on first use. */
   private readonly vectors: (Uint8Array | undefined)[] = [];
   private cleanVector: Uint8Array | undefined;
@@ -60,6 +62,7 @@ export class Border {
     this.shadows = new ShadowStacks(this.frames);
     this.inside = engine.cpus.map(() => null);
     this.fpu = new Uint8Array(engine.cpus.length);
+    this.section = new Uint8Array(capacity);
   }
 
   enter(cpu: Cpu, instance: Instance): void {
@@ -71,6 +74,7 @@ export class Border {
   leave(cpu: Cpu, instance: Instance): void {
     for (const attachment of instance.active) attachment.lower(cpu);
     this.inside[cpu.index] = null;
+    this.fpu[cpu.index] = 0;
     cpu.shadowStack.depth = 0;
     if (on('leave-view')) cpu.enter(this.engine.untrusted);
   }
@@ -139,8 +143,8 @@ export class Border {
       }
       if (instance.shadowStack) this.shadows.keep(cpu, frame);
       this.saveCall(registers, frame);
+      this.section[frame] = gate >= 0 && instance.gateFpu[gate] === FPU.end ? 0 : this.fpu[cpu.index];
     }
-    if (gate >= 0 && instance.gateFpu[gate] === FPU.end) this.fpu[cpu.index] = 0;
     stack.store(slot, instance.reentryGate);
     this.leave(cpu, instance);
     setRegisterAddress(registers, REG.rip, target);
@@ -164,7 +168,8 @@ export class Border {
     if (!this.perCpuClear(cpu, instance)) return 'per-cpu-base';
     this.restoreCall(registers, frame);
     const gate = frames.detail[frame];
-    if (gate >= 0 && instance.gateFpu[gate] === FPU.begin) this.fpu[cpu.index] = 1;
+    const begun = gate >= 0 && instance.gateFpu[gate] === FPU.begin;
+    this.fpu[cpu.index] = begun ? 1 : on('fpu-section') ? this.section[frame] : 0;
     if (instance.shadowStack) this.shadows.restore(cpu, frame);
     this.enter(cpu, instance);
     setRegisterAddress(registers, REG.rip, back);

@@ -2,7 +2,7 @@
 import { on } from '../base/defence-switch.ts';
 import { GATE_SIZE } from '../policy/manifest.ts';
 import { joinAddress, PERMISSION } from '../engine/contract.ts';
-import type { Engine, HostPage, Instruction, PhysicalRange, View } from '../engine/contract.ts';
+import type { Engine, FixedPage, HostPage, Instruction, PhysicalRange, View } from '../engine/contract.ts';
 import { CodeMap } from './code-map.ts';
 import { resumeTable } from './exceptions.ts';
 import type { ResumeTable } from './exceptions.ts';
@@ -260,7 +260,7 @@ export class Instance implements PrivilegeTarget {
 
   private mapPages(): void {
     this.view.setFixedPages(
-      this.mapped.map(({ placed, host }) => ({ address: placed.address, page: host, permission: placed.permission })),
+      this.mapped.map(({ placed, host }) => ({ address: placed.address, page: host, permission: placed.permission, ...landing(placed) })),
     );
   }
 
@@ -280,4 +280,10 @@ export class Instance implements PrivilegeTarget {
     }
     return targets;
   }
+}
+
+/** Every address of its own that a module hands out is that of a gate: pointers lead nowhere else in its text. */
+function landing({ role }: PlacedPage): Pick<FixedPage, 'landing'> {
+  if (!on('pointer-landing')) return { landing: 1 };
+  return role === 'gates' ? { landing: GATE_SIZE } : {};
 }

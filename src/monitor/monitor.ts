@@ -310,7 +310,10 @@ export class Monitor {
     return 'handled';
   }
 
-  /** A return that the shadow stack does not know, or a call that it has no room for: somebody changed the stack under the running module. */
+  /**
+   * A return that the shadow stack does not know, or a call that it has no room for: somebody changed the stack under the running module. Or a branch by
+   * pointer into its own text: the pointers that it hands out itself are those of its gates, so this one is somebody else's.
+   */
   private shadowStack(cpu: Cpu, { reason, found }: Extract<Exit, { kind: 'shadow-stack' }>): Verdict {
     const inside = this.border.inside[cpu.index];
     if (inside === null) return 'not-mine';
@@ -322,6 +325,8 @@ export class Monitor {
         return this.violation(cpu, inside, 'shadow-stack', `a far return at ${at}`);
       case 'full':
         return this.violation(cpu, inside, 'stack-depth', `the call at ${at}`);
+      case 'landing':
+        return this.violation(cpu, inside, 'own-text', `from ${at} to ${hex(found)}`);
       default:
         return unreachable(reason);
     }

@@ -49,6 +49,7 @@ export const VIOLATIONS = {
   'seal-broken': "a return address of the module's own calls was changed while it was away",
   'stack-depth': "the module's own calls are nested too deeply to be kept",
   'shadow-stack': 'a return of the module would have gone elsewhere than its call said',
+  'own-text': 'a call or jump of the module by pointer would have entered its own text past its gates',
   'wild-fetch': 'the module jumped out of its text without a call',
   'text-fetch': 'the kernel jumped into the text of the module past its gates',
   'resume-mismatch': 'the kernel came back to interrupted code at an address that is not allowed',

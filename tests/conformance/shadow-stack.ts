@@ -17,8 +17,11 @@ interface Module {
   pages: HostPage[];
 }
 
-/** A view with a shadow stack, two pages of text at TEXT, of which `bytes` are the first or lie at `at`, and a page of data behind them. */
-function load(boot: Boot, bytes: string, at = 0): Module {
+/**
+ * A view with a shadow stack, two pages of text at TEXT, of which `bytes` are the first or lie at `at`, and a page of data behind them. Indirect branches
+ * may land in the text at multiples of `landing`.
+ */
+function load(boot: Boot, bytes: string, at = 0, landing: number | undefined = 1): Module {
   const guest = boot();
   const pages = guest.engine.allocateHostPages(3);
   const text = code(bytes);
@@ -26,7 +29,11 @@ function load(boot: Boot, bytes: string, at = 0): Module {
   const view = guest.engine.createView('module');
   view.setShadowStack(true);
   view.setFixedPages(
-    pages.map((page, index) => ({ address: TEXT + index * PAGE, page, permission: index < 2 ? read | execute : read | write })),
+    pages.map((page, index) => ({
+      address: TEXT + index * PAGE,
+      page,
+      ...(index < 2 ? { permission: read | execute, landing } : { permission: read | write }),
+    })),
   );
   guest.cpu.enter(view);
   guest.set('rip', TEXT + at);
@@ -121,6 +128,68 @@ export function shadowStackTests(boot: Boot): void {
     toCallee(guest);
     expect(entries(guest)).toEqual([[TEXT + length, STACK_TOP - 8]]);
     guest.runToDone();
+  });
+
+  describe.each([
+    ['call *%rax', 'ff d0'],
+    ['call *(%rdi)', 'ff 17'],
+    ['jmp *%rax', 'ff e0'],
+    ['jmp *%r8', '41 ff e0'],
+    ['jmp *(%rdi)', 'ff 27'],
+    ['rex.W jmp *%rax', '48 ff e0'],
+    ['operand-size jmp *%rax', '66 ff e0'],
+  ])('%s', (_, bytes) => {
+    const to = (target: number, landing?: number) => {
+      const module = load(boot, bytes, 0, landing);
+      const text = code('e6 f1');
+      for (const offset of [0x20, 0x28, 0x1010]) (module.pages[offset >> 12] as HostPage).bytes.set(text, offset & 0xfff);
+      module.guest.set('rax', target);
+      module.guest.set('r8', target);
+      module.guest.set('rdi', STACK_TOP - 128);
+      rewrite(module.guest, STACK_TOP - 128, target);
+      return module.guest;
+    };
+
+    test('lands where the page says', () => {
+      for (const [target, landing] of [
+        [TEXT + 0x20, 16],
+        [TEXT + 0x1010, 16],
+        [TEXT + 0x28, 8],
+        [TEXT + 0x28, 1],
+      ] as const)
+        to(target, landing).runToDone();
+    });
+
+    test.each([
+      ['between landing places', TEXT + 0x28, 16],
+      ['one byte off', TEXT + 0x21, 16],
+      ['in a page without any', TEXT + 0x20, undefined],
+    ])('is stopped %s, and nothing has happened', (__, target, landing) => {
+      const guest = to(target, landing ?? undefined);
+      if (landing === undefined) guest.cpu.view.setFixedPages(guest.cpu.view.fixedPages.map(({ landing: ___, ...page }) => page));
+      expect(guest.run()).toMatchObject({ kind: 'shadow-stack', reason: 'landing', found: target });
+      expect(rip(guest)).toBe(TEXT);
+      expect(rsp(guest)).toBe(STACK_TOP);
+      expect(entries(guest)).toEqual([]);
+    });
+
+    test('elsewhere a fetch says whether it may', () => {
+      expect(to(HIGH + CODE, undefined).run()).toMatchObject({ kind: 'fetch', address: HIGH + CODE });
+      expect(to(PRIVATE, undefined).run()).toMatchObject({ kind: 'fetch', address: PRIVATE });
+    });
+  });
+
+  test('direct branches need no landing place', () => {
+    // 0: jmp 4; 4: call 10; 9: out; 11: ret
+    const { guest, view } = load(boot, 'eb 02 cc cc e8 02 00 00 00 e6 f1 c3');
+    view.setFixedPages(view.fixedPages.map(({ landing: _, ...page }) => page));
+    guest.runToDone();
+  });
+
+  test('a landing place is a power of two', () => {
+    const { view } = load(boot, 'c3');
+    for (const landing of [0, 3, 8192])
+      expect(() => view.setFixedPages(view.fixedPages.map((page) => ({ ...page, landing })))).toThrow(RangeError);
   });
 
   test('ret $imm takes its arguments off too', () => {

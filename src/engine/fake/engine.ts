@@ -136,6 +136,16 @@ export class FakeCpu implements Cpu {
     return undefined;
   }
 
+  /** An indirect JMP: the exit where the view's own code may not be entered there, else undefined. */
+  jump(to: number): Exit | undefined {
+    const page = Math.floor(to / PAGE_SIZE) * PAGE_SIZE;
+    const fixed = this.view.shadowStack ? this.view.fixedPages.find(({ address }) => address === page) : undefined;
+    if (fixed && (fixed.permission & PERMISSION.execute) !== 0 && (fixed.landing === undefined || to % fixed.landing !== 0))
+      return { kind: 'shadow-stack', reason: 'landing', found: to };
+    setRegisterAddress(this.registers, REG.rip, to);
+    return undefined;
+  }
+
   /** RET: where it goes, or the exit where the shadow stack does not say so. */
   ret(): number | Exit {
     const rsp = registerAddress(this.registers, REG.rsp);

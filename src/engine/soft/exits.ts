@@ -35,6 +35,7 @@ import {
   NO_CODE,
   SHADOW_STACK_FAR,
   SHADOW_STACK_FULL,
+  SHADOW_STACK_LANDING,
   SHADOW_STACK_MISMATCH,
 } from './core/layout.ts';
 import type { Space } from './space.ts';
@@ -53,6 +54,7 @@ const SHADOW_STACK_REASONS = new Map<number, ShadowStackReason>([
   [SHADOW_STACK_MISMATCH, 'mismatch'],
   [SHADOW_STACK_FULL, 'full'],
   [SHADOW_STACK_FAR, 'far'],
+  [SHADOW_STACK_LANDING, 'landing'],
 ]);
 
 /**

@@ -10,6 +10,7 @@ import {
   EVENT_VIEWS,
   FIXED_ADDRESS,
   FIXED_HOST,
+  FIXED_LANDING,
   FIXED_PERMISSION,
   FIXED_SIZE,
   VIEW_ALLOWED,
@@ -23,6 +24,10 @@ import {
 import { forgetMonitored, MAX_VIEWS, pageWritten, type Space, setEvents } from './space.ts';
 
 const ALLOW: Record<Instruction, number> = { 'monitor-mwait': ALLOW_MWAIT, vector: ALLOW_VECTOR };
+
+/** Where FIXED_LANDING lies in the word at FIXED_PERMISSION. */
+const LANDING_SHIFT = 8 * (FIXED_LANDING - FIXED_PERMISSION);
+const landingOf = (word: number): Pick<FixedPage, 'landing'> => (word >>> LANDING_SHIFT === 0 ? {} : { landing: word >>> LANDING_SHIFT });
 
 /** Address of a host page in linear memory. */
 export function hostPageAddress(page: HostPage): number {
@@ -70,6 +75,9 @@ export class SoftView implements View {
       if (!(fixed.address < 0 && fixed.address >= -(2 ** 47)) || fixed.address % PAGE_SIZE !== 0) {
         throw new RangeError(`fixed page at ${fixed.address}: expected a page-aligned canonical address in the upper half`);
       }
+      const { landing = 1 } = fixed;
+      if (!(landing > 0 && landing <= PAGE_SIZE && (landing & (landing - 1)) === 0))
+        throw new RangeError(`fixed page at ${fixed.address}: landing ${landing}, expected a power of two up to ${PAGE_SIZE}`);
       if (sorted[i - 1]?.address === fixed.address) throw new RangeError(`two fixed pages at ${fixed.address}`);
     });
     this.quiet();
@@ -88,7 +96,7 @@ export class SoftView implements View {
     words[(at + FIXED_ADDRESS) >>> 2] = fixed.address >>> 0;
     words[(at + FIXED_ADDRESS + 4) >>> 2] = Math.floor(fixed.address / 2 ** 32) >>> 0;
     words[(at + FIXED_HOST) >>> 2] = hostPageAddress(fixed.page);
-    words[(at + FIXED_PERMISSION) >>> 2] = fixed.permission & 7;
+    words[(at + FIXED_PERMISSION) >>> 2] = (fixed.permission & 7) | ((fixed.landing ?? 0) << LANDING_SHIFT);
   }
 
   get fixedPages(): readonly FixedPage[] {
@@ -99,7 +107,8 @@ export class SoftView implements View {
       return {
         address: ((words[at + 1] ?? 0) | 0) * 2 ** 32 + (words[at] ?? 0),
         page: this.pageByAddress(words[at + FIXED_HOST / 4] ?? 0),
-        permission: words[at + FIXED_PERMISSION / 4] ?? 0,
+        permission: (words[at + FIXED_PERMISSION / 4] ?? 0) & 7,
+        ...landingOf(words[at + FIXED_PERMISSION / 4] ?? 0),
       };
     });
   }

@@ -43,12 +43,12 @@ export function badCall(c: usize): void {
   faultCode(13, 0);
 }
 
-function jumpTo(rip: u64): void {
+export function jumpTo(rip: u64): void {
   checkTarget(rip);
   store<u64>(cpu, rip, RIP);
 }
 
-function call(rip: u64, size: u32): void {
+export function call(rip: u64, size: u32): void {
   if (load<u32>(cpu, MODE) == 2 && !isCanonical(rip)) badCall(cpu);
   checkTarget(rip);
   push(load<u64>(cpu, RIP), size);

@@ -28,7 +28,7 @@ const ROW_MISC: usize = 10; // bit 0: first operand is a byte, bit 1: second, bi
 const ROW_HANDLER: usize = 11;
 const ROW_SUB: usize = 12;
 const ROW_WRITES: usize = 14;
-const ROW_SHADOWED: usize = 15; // 1 = CALL and returns: another handler in views with a shadow stack
+const ROW_SHADOWED: usize = 15; // 1 = CALL, returns and indirect jumps: another handler in views with a shadow stack
 const ROW_FAST: usize = 16; // u16 [memory][log2 size]
 
 const ROW_LOCK: u32 = 1;

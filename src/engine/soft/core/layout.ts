@@ -160,7 +160,7 @@ export const EXIT_WINDOW = 9;
 export const EXIT_SHUTDOWN = 10;
 export const EXIT_PAUSE = 11; // PAUSE, and PAUSE_EXITS is set
 export const EXIT_KICK = 12;
-export const EXIT_SHADOW_STACK = 13; // EXIT_TYPE: SHADOW_STACK_*, EXIT_LINEAR: where the return would have gone
+export const EXIT_SHADOW_STACK = 13; // EXIT_TYPE: SHADOW_STACK_*, EXIT_LINEAR: where the return or jump would have gone
 
 // How an exit's access is answered
 export const REPLAY_NONE = 0; // a read into the register EXIT_TARGET; RIP is past the instruction
@@ -171,6 +171,7 @@ export const REPLAY_LOAD = 2; // a read into the register, and RIP becomes EXIT_
 export const SHADOW_STACK_MISMATCH = 0;
 export const SHADOW_STACK_FULL = 1;
 export const SHADOW_STACK_FAR = 2;
+export const SHADOW_STACK_LANDING = 3;
 
 export const MWAIT_WAITS = 1;
 export const MONITOR_LINE_SIZE = 64; // bytes, as CPUID leaf 5 says
@@ -237,7 +238,8 @@ export const ALLOW_VECTOR = 2;
 // A fixed page entry
 export const FIXED_ADDRESS = 0; // u64
 export const FIXED_HOST = 8; // u32
-export const FIXED_PERMISSION = 12; // u32, contract PERMISSION
+export const FIXED_PERMISSION = 12; // u32, contract PERMISSION in bits 0 to 2
+export const FIXED_LANDING = 14; // u16 within it, contract FixedPage.landing; 0 = nowhere
 export const FIXED_SIZE = 16;
 
 // Translation sets of a CPU: header, then three arrays (supervisor, supervisor with AC under SMAP, user)

@@ -187,7 +187,7 @@ export function isCanonical(la: u64): bool {
 }
 
 /** The fixed page entry of the view at `page`, or 0. */
-function fixedPage(view: usize, page: u64): usize {
+export function fixedPage(view: usize, page: u64): usize {
   const base: usize = load<u32>(view, VIEW_FIXED);
   let low: u32 = 0;
   let high = load<u32>(view, VIEW_FIXED_COUNT);

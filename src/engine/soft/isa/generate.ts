@@ -152,6 +152,7 @@ const STACK = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|IRET|INT)/;
 
 /** What a view with a shadow stack treats in its own way (core/shadow-stack.ts). */
 const SHADOWED = /^(CALL|RET|RETF|IRET)$/;
+const shadowed = ({ mnemonic, handler }: Instruction) => SHADOWED.test(mnemonic) || handler === 'JMP_E';
 
 /** Rows whose memory operand comes first but is only read. */
 const READS_FIRST = /^(CMP|TEST|PUSH|CALL|JMP|BT|MUL|IMUL|DIV|IDIV|NOP|LEA|L[GIL]DT|LTR|LMSW|VER[RW]|INV|FXRSTOR|XRSTOR|LDMXCSR|F)$/;
@@ -197,7 +198,7 @@ function encodeRow(row: Instruction, handlers: Record<Family, Map<string, number
     sub & 0xff,
     sub >> 8,
     writesMemory(row) ? 1 : 0,
-    SHADOWED.test(row.mnemonic) ? 1 : 0,
+    shadowed(row) ? 1 : 0,
   ];
   for (const memory of [false, true]) {
     for (const size of [1, 2, 4, 8] as const) {
