@@ -2,7 +2,7 @@
 import { UserError } from '../base/errors.ts';
 import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
 import { parseManifest } from '../policy/schema.ts';
-import { CORE, G, INIT, type LoadOptions, registered, T, tinyImage } from '../privileges/testing.ts';
+import { CORE, FAR, G, INIT, type LoadOptions, registered, T, tinyImage } from '../privileges/testing.ts';
 import type { About, ContractAttack } from './attack.ts';
 import { PRIVATE, SECOND_FRAMES, SHIFT, Stage } from './scenario.ts';
 
@@ -86,6 +86,17 @@ export const loadingAttacks: readonly ContractAttack[] = [
     },
     nothing,
     { imports: { jiffies: PRIVATE + 0x10 } },
+  ),
+  loader(
+    {
+      name: 'import-in-front-of-private-memory',
+      what: "the loader says that a kernel variable lies so far below the module's private memory that a field of it lies inside",
+      promises: ['P7', 'P9'],
+      defences: ['import-outside'],
+      gained: 'the module takes its private memory for a field of a variable of the kernel',
+    },
+    nothing,
+    { imports: { jiffies: PRIVATE + 0x10 - FAR } },
   ),
   loader(
     {

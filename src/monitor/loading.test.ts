@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { REG, registerAddress, setRegisterAddress } from '../engine/contract.ts';
 import type { FakeEngine } from '../engine/fake/engine.ts';
-import { CORE, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, S, STACK_TOP, T, tinyImage } from '../privileges/testing.ts';
+import { CORE, FAR, G, granted, Guest, INIT, KERNEL, KERNEL_TEXT, registered, S, STACK_TOP, T, tinyImage } from '../privileges/testing.ts';
 import type { LoadOptions } from '../privileges/testing.ts';
 import type { Privilege } from './privilege.ts';
 import { REFUSALS, VIOLATIONS } from './reasons.ts';
@@ -127,6 +127,7 @@ describe('P9: the code is what was granted', () => {
   test.each<[string, LoadOptions, string]>([
     ['an import inside the text', { imports: { jiffies: CORE + 0x10 } }, 'import-inside'],
     ['an import inside private memory', { imports: { jiffies: CORE + 0x3010 } }, 'import-inside'],
+    ['an import that reaches into private memory', { imports: { jiffies: CORE + 0x3010 - FAR } }, 'import-inside'],
     ['an import right below the module', { imports: { kfunc: CORE - 4 } }, 'import-inside'],
     ['a call target that is no address', { imports: { __stack_chk_fail: 2 ** 50 } }, 'bad-address'],
     ['data over private memory', { bases: { data: CORE + 0x3800 } }, 'sections-overlap'],

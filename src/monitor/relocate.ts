@@ -64,11 +64,14 @@ export function buildPlacement(image: ImageSource, solution: Solution, read: Rea
         .map(({ base, end }) => ({ start: pageOf(base), end: pageOf(end - 1) + PAGE_SIZE })),
     );
   const [ranges, initRanges] = [rangesOf(false), rangesOf(true)];
-  for (const [symbol, value] of imports) {
-    // One page below counts as inside: nothing that a kernel exports ends in a module's first bytes.
-    if ([...ranges, ...initRanges].some(({ start, end }) => value >= start - PAGE_SIZE && value < end) && on('import-outside')) {
-      throw new Refusal('import-inside', `${symbol} at ${hex(value)}`);
-    }
+  // One page below counts as inside: nothing that a kernel exports ends in a module's first bytes.
+  const inside = (address: number) => [...ranges, ...initRanges].some(({ start, end }) => address >= start - PAGE_SIZE && address < end);
+  for (const { symbol, section, addend } of image.sections.flatMap(({ relocations }) => relocations)) {
+    const value = section < 0 ? imports.get(symbol) : undefined;
+    if (value === undefined || !on('import-outside')) continue;
+    if (inside(value)) throw new Refusal('import-inside', `${symbol} at ${hex(value)}`);
+    if (inside(value + addend))
+      throw new Refusal('import-inside', `${symbol} at ${hex(value)}, ${addend} bytes behind which the module looks`);
   }
 
   const pages = new Map<number, PlacedPage>();

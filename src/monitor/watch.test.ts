@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { PERMISSION, REG, setRegisterAddress } from '../engine/contract.ts';
 import type { FixedPage } from '../engine/contract.ts';
+import { GATE_SIZE } from '../policy/manifest.ts';
 import { CORE, ENTRY_RSP, G, type Guest, live, T } from '../privileges/testing.ts';
 import { Watch } from './watch.ts';
 
@@ -69,6 +70,15 @@ describe('P2, P3: code', () => {
     const { guest, watch } = watched();
     guest.engine.protect(frameOf(guest, CORE), PERMISSION.read | permission);
     expect(watch.full(guest.cpu)).toMatch(new RegExp(`text at 0xffffffffc0100000 .* is ${word} in the untrusted view`));
+  });
+  test.each([
+    ['text', CORE, GATE_SIZE],
+    ['the middle of a gate', CORE + 0x1000, 8],
+  ])('a pointer that may lead into %s', (_, address, landing) => {
+    const { guest, watch } = watched();
+    const { view } = guest.cpu;
+    view.setFixedPages(view.fixedPages.map((page) => (page.address === address ? { ...page, landing } : page)));
+    expect(watch.full(guest.cpu)).toContain('may be entered by pointer elsewhere than at gates');
   });
   test('gates may be executed by all, and written by none', () => {
     const { guest, watch } = watched();

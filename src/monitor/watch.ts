@@ -8,7 +8,7 @@
  *  - a host page belongs to one place in one view and lies outside guest memory (P7);
  *  - the guest frames from which a module's text was loaded are neither writable nor executable in the untrusted view, those with its gates
  *    not writable (P2, P3);
- *  - every module view keeps a shadow stack, where the engine has them (P5);
+ *  - every module view keeps a shadow stack, where the engine has them (P5), and pointers lead into its code at gates only (P3);
  *  - a CPU in a module view is at CPL 0, and its next instruction lies in that module's code (P2, P3).
  */
 import { on } from '../base/defence-switch.ts';
@@ -99,9 +99,11 @@ export class Watch {
 
   private pages(view: View, seen: Map<HostPage, string>): string | undefined {
     const { bytes: ram } = this.engine.memory;
-    for (const { address, page, permission } of view.fixedPages) {
+    for (const { address, page, permission, landing } of view.fixedPages) {
       const where = `page ${hex(address)} of view ${view.name}`;
       if ((permission & PERMISSION.write) !== 0 && (permission & PERMISSION.execute) !== 0) return `${where} is writable and executable`;
+      if (landing !== undefined && on('pointer-landing') && !(landing === GATE_SIZE && onlyGates(page.bytes)))
+        return `${where} may be entered by pointer elsewhere than at gates`;
       const other = seen.get(page);
       if (other !== undefined) return `${where} is also ${other}`;
       seen.set(page, where);

@@ -69,6 +69,9 @@ export const T = {
 const GATE_CODE = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
 const TEXT_SIZE = 0xa0;
 
+/** How far behind a symbol of the kernel the module looks. */
+export const FAR = 0x5010;
+
 export interface TinyOptions {
   module?: string;
   vector?: boolean;
@@ -123,7 +126,7 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
   const rodata = Uint8Array.from({ length: 64 }, (_, index) => index);
   const rodataRelocations = [
     { offset: 0, type: RELOCATION.R64, section: S.gates, symbol: '', addend: G.probe * GATE_SIZE },
-    { offset: 8, type: RELOCATION.PC64, section: -1, symbol: 'jiffies', addend: 16 },
+    { offset: 8, type: RELOCATION.PC64, section: -1, symbol: 'jiffies', addend: FAR },
     { offset: 16, type: RELOCATION.R64, section: -1, symbol: 'eth_validate_addr', addend: 0 },
   ];
   rodata.fill(0, 0, 24);
