@@ -82,6 +82,8 @@ export interface TinyOptions {
   prints?: boolean;
   /** The gate `probe` is that of a parameter's setter. */
   setter?: boolean;
+  /** Call gates of `kfunc` beside the usual one, so that the image is told from others by its gates. */
+  moreGates?: number;
 }
 
 /** The tiny module's image. `version` changes one constant in its text. */
@@ -154,6 +156,8 @@ export function tinyImage(options: TinyOptions = {}): ImageSource {
     { kind: 'call', offset: 0xa0, symbol: 'kernel_fpu_end' },
     ...(options.prints ? [{ kind: 'call' as const, offset: 0xb0, symbol: '_printk' }] : []),
   ];
+  for (let more = 0; more < (options.moreGates ?? 0); more++)
+    gates.push({ kind: 'call', offset: gates.length * GATE_SIZE, symbol: 'kfunc' });
   const gateBytes = new Uint8Array(PAGE_SIZE).fill(0xcc);
   const gateRelocations: ImageRelocation[] = [];
   for (const gate of gates) {

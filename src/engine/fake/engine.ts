@@ -131,7 +131,9 @@ export class FakeCpu implements Cpu {
       }
       shadowStack.depth += 1;
     }
-    this.engine.store(this.translate(rsp, true), back);
+    const { words, index } = this.place(rsp, true);
+    words[index] = back >>> 0;
+    words[index + 1] = Math.floor(back / 0x1_0000_0000) >>> 0;
     setRegisterAddress(this.registers, REG.rsp, rsp);
     return undefined;
   }
@@ -149,7 +151,8 @@ export class FakeCpu implements Cpu {
   /** RET: where it goes, or the exit where the shadow stack does not say so. */
   ret(): number | Exit {
     const rsp = registerAddress(this.registers, REG.rsp);
-    const to = this.engine.load(this.translate(rsp, false));
+    const { words, index } = this.place(rsp, false);
+    const to = joinAddress(words[index], words[index + 1]);
     const { shadowStack } = this;
     if (this.view.shadowStack) {
       const [low, high, slotLow, slotHigh] = shadowStack.halves.subarray(4 * shadowStack.depth - 4, 4 * shadowStack.depth);
@@ -159,6 +162,15 @@ export class FakeCpu implements Cpu {
     }
     setRegisterAddress(this.registers, REG.rsp, rsp + 8);
     return to;
+  }
+
+  /** Where the CPU finds the aligned word at `address`: in a page of its view, or where the guest maps it. */
+  private place(address: number, write: boolean): { words: Uint32Array; index: number } {
+    const offset = address & (PAGE_SIZE - 1);
+    const fixed = this.view.fixedPages.find((entry) => entry.address === address - offset);
+    if (!fixed) return { words: this.engine.memory.words, index: this.translate(address, write) >>> 2 };
+    const { buffer, byteOffset, length } = fixed.page.bytes;
+    return { words: new Uint32Array(buffer, byteOffset, length / 4), index: offset >>> 2 };
   }
 
   /** The guest jumps to `address`, which it may not execute. */
@@ -280,11 +292,6 @@ export class FakeEngine implements Engine {
   load(gpa: number): number {
     const { words } = this.memory;
     return joinAddress(words[gpa >>> 2], words[(gpa >>> 2) + 1]);
-  }
-  store(gpa: number, address: number): void {
-    const { words } = this.memory;
-    words[gpa >>> 2] = address >>> 0;
-    words[(gpa >>> 2) + 1] = Math.floor(address / 0x1_0000_0000) >>> 0;
   }
 
   /** Host pages in use. */
