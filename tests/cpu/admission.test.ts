@@ -20,6 +20,7 @@ test.each([
   ['660fc8', 'undefined: BSWAP of 16 bits'],
   ['21d89c', 'reads a flag that another left undefined'], // AND; PUSHF
   ['f0f0f0f0f00f04', 'undefined, or too long'],
+  ['6767268f8a966fa9a4e5a673e36e66', 'undefined, or too long'], // XOP
 ])('%s: left out: %s', (code, reason) => {
   const verdict = admit(newCase(64, Buffer.from(code, 'hex'), 'gi', 1), sides);
   expect(verdict).toEqual({ kind: 'leave out', reason });

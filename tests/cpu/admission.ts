@@ -108,6 +108,9 @@ function withSurroundings({ code, at }: Case): Uint8Array {
 
 /** Bytes that may follow an opcode: ModRM, SIB, displacement and immediate. */
 const LONGEST_OPERANDS = 10;
+/** First bytes of EVEX, XOP and VEX: up to three more and the opcode follow. */
+const ESCAPES: readonly number[] = [0x62, 0x8f, 0xc4, 0xc5];
+const LONGEST_ESCAPE = 4;
 
 const leaveOut = (reason: string): Verdict => ({ kind: 'leave out', reason });
 
@@ -125,7 +128,8 @@ function judge(decoded: Decoded, code: Uint8Array, row: Row | undefined, { bits 
 
 /** How much a CPU fetches of what it does not know is its own business (Intel SDM vol. 3, table 7-2: the three have one priority). */
 function judgeUndefined(code: Uint8Array, encoding: Encoding | undefined): Verdict | undefined {
-  const end = (encoding?.length ?? code.length) + LONGEST_OPERANDS;
+  const isEscape = encoding?.map === 0 && ESCAPES.includes(encoding.opcode);
+  const end = (encoding?.length ?? code.length) + (isEscape ? LONGEST_ESCAPE : 0) + LONGEST_OPERANDS;
   if (end > code.length) return leaveOut(code.length < 15 ? 'undefined, or a page fault of its fetch' : 'undefined, or too long');
   return undefined;
 }
