@@ -91,7 +91,13 @@ function counts(text: string, what: string, list: readonly { reason: string; cou
     );
 }
 
-const bytesOf = (words: BigUint64Array) => Buffer.from(words.buffer as ArrayBuffer, words.byteOffset, words.byteLength);
+/** The bytes behind words, made once for each array: making them costs more than comparing. */
+const views = new WeakMap<BigUint64Array, Buffer>();
+function bytesOf(words: BigUint64Array): Buffer {
+  let view = views.get(words);
+  if (!view) views.set(words, (view = Buffer.from(words.buffer as ArrayBuffer, words.byteOffset, words.byteLength)));
+  return view;
+}
 
 function same(text: string, base: number, actual: BigUint64Array, expected: BigUint64Array): void {
   if (bytesOf(actual).equals(bytesOf(expected))) return;
