@@ -79,16 +79,13 @@ export class Comparison {
   }
 }
 
+/** By reason, whichever module it was about. */
 function counts(text: string, what: string, list: readonly { reason: string; count: number }[], expected: Record<string, number>): void {
-  for (const { reason, count } of list) if (expected[reason] !== count) differ(text, `${what} ${reason}`, count, expected[reason]);
-  const reasons = Object.keys(expected);
-  if (list.length !== reasons.length)
-    differ(
-      text,
-      what,
-      list.map(({ reason }) => reason),
-      reasons,
-    );
+  const found: Record<string, number> = {};
+  for (const { reason, count } of list) found[reason] = (found[reason] ?? 0) + count;
+  const reasons = Object.keys(found);
+  for (const reason of reasons) if (expected[reason] !== found[reason]) differ(text, `${what} ${reason}`, found[reason], expected[reason]);
+  if (reasons.length !== Object.keys(expected).length) differ(text, what, reasons, Object.keys(expected));
 }
 
 /** The bytes behind words, made once for each array: making them costs more than comparing. */
