@@ -20,6 +20,7 @@ import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
 /** A full look every so many crossings, beside those at load and unload: it costs time in proportion to the pages of all modules. */
 const FULL_EVERY = 4096;
 const GATE_START = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
+const EMPTY_SLOT: readonly number[] = new Array(GATE_SIZE).fill(0xcc);
 
 /** What is known of a module view since it appeared: its code pages, each with the guest frame that held it then (-1: none). */
 type Code = Map<number, { readonly gpa: number; readonly gates: boolean }>;
@@ -149,11 +150,11 @@ function covered(start: number, end: number, ranges: readonly PhysicalRange[]): 
   return at >= end;
 }
 
-/** True if a page holds gates and int3, nothing else: it does no harm that everybody may execute it. */
+/** True if a page holds gates and int3, nothing else: it does no harm that everybody may execute it. Looked at often, so without closures. */
 function onlyGates(bytes: Uint8Array): boolean {
   for (let slot = 0; slot < bytes.length; slot += GATE_SIZE) {
-    const gate = GATE_START.every((byte, index) => bytes[slot + index] === byte);
-    if (!gate && bytes.subarray(slot, slot + GATE_SIZE).some((byte) => byte !== 0xcc)) return false;
+    const expected = bytes[slot] === GATE_START[0] ? GATE_START : EMPTY_SLOT;
+    for (let index = 0; index < expected.length; index++) if (bytes[slot + index] !== expected[index]) return false;
   }
   return true;
 }
