@@ -40,13 +40,15 @@ export function addLinkCommands(program: Command): void {
     .description('make a guarded module and its manifest from a prebuilt kernel module')
     .option('--policy <file>', 'JSON: entries and imports allowed, private sections, privileges wanted')
     .option('--output <file>', 'the guarded module; default: NAME.guarded.ko here')
+    .option('--shadow-stack', 'keep the return addresses of its own calls in its private memory, for an engine that has no shadow stack')
     .addHelpText(
       'after',
       '\nExamples:\n  portcullis link e1000\n  portcullis link ./mine.ko --policy mine.policy.json --output mine.guarded.ko\n',
     );
-  action(link, ({ json }, name: string, options: { policy?: string; output?: string }) => {
+  action(link, ({ json }, name: string, options: { policy?: string; output?: string; shadowStack?: true }) => {
     const { path, bytes } = moduleInput(name);
-    const { image, manifest, warnings } = linkModule(bytes, path, readPolicy(options.policy), stockExportVersion);
+    const policy = { ...readPolicy(options.policy), ...(options.shadowStack && { shadowStack: true }) };
+    const { image, manifest, warnings } = linkModule(bytes, path, policy, stockExportVersion);
     const output = options.output ?? `${basename(path).replace(/\.ko.*$/, '')}.guarded.ko`;
     writeFileSync(output, image);
     writeFileSync(manifestPath(output), `${JSON.stringify(manifest, null, 2)}\n`);

@@ -4,7 +4,7 @@
  */
 
 import { R, SHF, SHT, STB, STT } from '../elf/constants.ts';
-import type { ElfObject, ElfSymbol, Section } from '../elf/object.ts';
+import type { ElfObject, ElfSymbol, Relocation, Section } from '../elf/object.ts';
 import { GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate } from '../policy/manifest.ts';
 import type { OwnFunction } from './classify.ts';
 
@@ -18,23 +18,33 @@ export interface GateTable {
   gates: Gate[];
   /** The gate symbol of an own function. */
   entry(target: OwnFunction): ElfSymbol;
-  /** The gate symbol of an undefined symbol. */
-  call(symbol: ElfSymbol): ElfSymbol;
+  /** The gate symbol of a transfer to the kernel; without a relocation, the gate shared by all who have none of their own. */
+  call(symbol: ElfSymbol, relocation?: Relocation): ElfSymbol;
+  /** The symbol of the return gate. */
+  returnGate: ElfSymbol;
+}
+
+/** The transfers to one kernel function that share a gate. */
+export interface CallGate {
+  symbol: ElfSymbol;
+  /** Those that are meant; all others of this symbol if not given. */
+  only?: ReadonlySet<Relocation>;
+  recorded?: true;
 }
 
 export interface GatesWanted {
   entries: Iterable<OwnFunction>;
   /** Of `entries`, by first name: may be called before the init function. */
   beforeInit: ReadonlySet<ElfSymbol>;
-  calls: Iterable<ElfSymbol>;
+  calls: Iterable<CallGate>;
 }
 
-/** Adds the gate section with its symbols and relocations. `entries` and `calls` hold no duplicates; their order does not matter. */
+/** Adds the gate section with its symbols and relocations. `entries` and `calls` hold no duplicates; the order matters for calls of one symbol alone. */
 export function addGates(object: ElfObject, { entries, beforeInit, calls }: GatesWanted): GateTable {
   const index = new Map(object.sections.map((section, position) => [section, position]));
   const at = (target: OwnFunction) => index.get(target.section) ?? 0;
   const sortedEntries = [...entries].sort((a, b) => at(a) - at(b) || a.offset - b.offset);
-  const sortedCalls = [...calls].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  const sortedCalls = [...calls].sort(({ symbol: a }, { symbol: b }) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 
   const count = 2 + sortedEntries.length + sortedCalls.length;
   const data = new Uint8Array(Math.ceil((count * GATE_SIZE) / PAGE_SIZE) * PAGE_SIZE).fill(0xcc);
@@ -48,7 +58,7 @@ export function addGates(object: ElfObject, { entries, beforeInit, calls }: Gate
   });
   const gates: Gate[] = [];
   const entrySymbols = new Map<Section, Map<number, ElfSymbol>>();
-  const callSymbols = new Map<ElfSymbol, ElfSymbol>();
+  const callSymbols = new Map<ElfSymbol | Relocation, ElfSymbol>();
 
   const add = (gate: Omit<Gate, 'offset'>, name: string, link: ElfSymbol | undefined): ElfSymbol => {
     const offset = gates.length * GATE_SIZE;
@@ -59,7 +69,7 @@ export function addGates(object: ElfObject, { entries, beforeInit, calls }: Gate
     return object.addSymbol({ name, binding: STB.local, type: STT.func, other: 0, place: section, value: offset, size: GATE_SIZE });
   };
 
-  add({ kind: 'return', symbol: '' }, 'guard.return', undefined);
+  const returnGate = add({ kind: 'return', symbol: '' }, 'guard.return', undefined);
   add({ kind: 're-entry', symbol: '' }, 'guard.re-entry', undefined);
   for (const target of sortedEntries) {
     const [own] = target.names;
@@ -77,12 +87,16 @@ export function addGates(object: ElfObject, { entries, beforeInit, calls }: Gate
     const bySection = entrySymbols.get(target.section) ?? new Map<number, ElfSymbol>();
     entrySymbols.set(target.section, bySection.set(target.offset, symbol));
   }
-  for (const symbol of sortedCalls) callSymbols.set(symbol, add({ kind: 'call', symbol: symbol.name }, `guard.out.${symbol.name}`, symbol));
+  for (const { symbol, only, recorded } of sortedCalls) {
+    const own = add({ kind: 'call', symbol: symbol.name, ...(recorded ? { recorded } : {}) }, `guard.out.${symbol.name}`, symbol);
+    for (const user of only ?? [symbol]) callSymbols.set(user, own);
+  }
 
   return {
     gates,
     entry: (target) => known(entrySymbols.get(target.section)?.get(target.offset)),
-    call: (symbol) => known(callSymbols.get(symbol)),
+    call: (symbol, relocation) => known((relocation && callSymbols.get(relocation)) ?? callSymbols.get(symbol)),
+    returnGate,
   };
 }
 

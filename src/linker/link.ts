@@ -14,10 +14,13 @@ import type { LinkPolicy } from '../policy/link-policy.ts';
 import { GATE_PORT, type Gate, type Manifest, type ManifestSection } from '../policy/manifest.ts';
 import { HEAP_SECTION } from '../policy/private-memory.ts';
 import { type Analysis, analyse, type Edit } from './analyse.ts';
+import { callGates } from './call-gates.ts';
 import { addDeviceRoutines, type DeviceRoutines } from './device-routines.ts';
 import { addGates, type GateTable } from './gates.ts';
 import { type ExportVersion, importPrint } from './print-import.ts';
+import { RecordedCode } from './recorded.ts';
 import { isInit, roleOf } from './section-rules.ts';
+import { addShadowStack, type ShadowStack } from './shadow-stack.ts';
 import { addThunks } from './thunks.ts';
 import { verifyLinked } from './verify.ts';
 
@@ -28,6 +31,8 @@ const PAGE_SIZE = 4096;
 const NOP5 = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 /** `ret`, then int3 against straight-line speculation, in place of `jmp __x86_return_thunk`; as the kernel's apply_returns does. */
 const RETURN5 = [0xc3, 0xcc, 0xcc, 0xcc, 0xcc];
+/** jmp rel32 */
+const JUMP = 0xe9;
 
 export interface LinkResult {
   /** The guarded .ko. */
@@ -58,15 +63,20 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
 
   const [release] = information.vermagic.split(' ');
   importPrint(object, analysis.calls, (symbol) => exportVersion?.(release, symbol));
+  const recorded = policy.shadowStack ? recordedCode(object, analysis) : undefined;
   const thunks = addThunks(object, analysis.registers);
   const routines = addDeviceRoutines(object, analysis.deviceRoutines);
-  const table = addGates(object, analysis);
+  const shadow = recorded && addShadowStack(object, functionEntries(analysis, recorded), file);
+  const table = addGates(object, { ...analysis, calls: callGates(analysis, recorded) });
+  shadow?.complete(table.returnGate);
   for (const jump of routines.jumps) jump.symbol = table.call(jump.symbol);
   for (const section of analysis.privateSections) {
     padToPages(section, section.name === HEAP_SECTION ? policy.heap : undefined);
     if (section.name === HEAP_SECTION) writeHeapSize(section);
   }
-  const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, routines, table)).map(({ relocation }) => relocation));
+  const spent = new Set(
+    analysis.edits.filter((edit) => apply(edit, thunks, routines, shadow, recorded, table)).map(({ relocation }) => relocation),
+  );
   for (const section of object.sections) section.relocations = section.relocations.filter((relocation) => !spent.has(relocation));
   dropUnusedSymbols(object);
 
@@ -86,26 +96,57 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
     imports: analysis.imports,
     vector: analysis.calls.some(({ name }) => name.startsWith('kernel_fpu_begin')),
     privileges: [...new Set(policy.privileges)].sort(),
+    ...(shadow ? { shadowStack: true } : {}),
   };
   const findings = verifyLinked(image, manifest, file);
   if (findings.length > 0) throw new Error(`the linker's output for ${file} does not hold: ${findings.join('; ')}`);
   return { image, manifest, warnings: analysis.warnings };
 }
 
+/** Tells of functions without a record in the warnings. */
+function recordedCode(object: ElfObject, { edits, warnings }: Analysis): RecordedCode {
+  const recorded = new RecordedCode(
+    object,
+    edits.filter(({ decision }) => decision.kind === 'function-entry'),
+  );
+  const { length } = recorded.without;
+  const names = recorded.without.slice(0, 5).join(', ');
+  if (length > 0)
+    warnings.push(`${length} function(s) do not call __fentry__ and return without a record: ${names}${length > 5 ? ', ...' : ''}`);
+  return recorded;
+}
+
+/** `call __fentry__` of the functions that get a record. */
+const functionEntries = ({ edits }: Analysis, recorded: RecordedCode): Edit[] =>
+  edits.filter(({ section, relocation, decision }) => decision.kind === 'function-entry' && recorded.has(section, relocation.offset));
+
 /** Carries out one edit. True if the relocation is used up. */
 function apply(
   { section, relocation, decision }: Edit,
   thunks: ReadonlyMap<string, ElfSymbol>,
   routines: DeviceRoutines,
+  shadow: ShadowStack | undefined,
+  recorded: RecordedCode | undefined,
   table: GateTable,
 ): boolean {
   switch (decision.kind) {
-    case 'function-entry':
-      section.data.set(NOP5, relocation.offset - 1);
-      return true;
+    case 'function-entry': {
+      const stub = shadow?.stubs.get(relocation);
+      if (stub === undefined) {
+        section.data.set(NOP5, relocation.offset - 1);
+        return true;
+      }
+      section.data[relocation.offset - 1] = JUMP;
+      relocation.symbol = stub;
+      return false;
+    }
     case 'return':
-      section.data.set(RETURN5, relocation.offset - 1);
-      return true;
+      if (shadow === undefined || !recorded?.has(section, relocation.offset)) {
+        section.data.set(RETURN5, relocation.offset - 1);
+        return true;
+      }
+      relocation.symbol = shadow.leave;
+      return false;
     case 'indirect': {
       const thunk = thunks.get(decision.register);
       if (!thunk) throw new Error(`no thunk was made for ${decision.register}`);
@@ -116,7 +157,7 @@ function apply(
       relocation.symbol = routines.symbols.get(decision.symbol.name) ?? missing(decision.symbol);
       return false;
     case 'call-out':
-      relocation.symbol = table.call(decision.symbol);
+      relocation.symbol = table.call(decision.symbol, relocation);
       return false;
     case 'escape':
       relocation.symbol = table.entry(decision.target);

@@ -8,10 +8,12 @@ import { hex } from '../base/hex.ts';
 import { R, relocationName } from '../elf/constants.ts';
 import { type ElfObject, FunctionIndex, type Relocation, type Section, symbolName } from '../elf/object.ts';
 import { readObject } from '../elf/read.ts';
+import { SHADOW_RANGES, SHADOW_TEXT } from '../policy/shadow-stack.ts';
 import { DEVICE_SECTION, GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest, type SectionRole } from '../policy/manifest.ts';
 import { deviceRoutinesFinding } from './device-routines.ts';
 import { TRACEPOINT_KEY, TRACEPOINT_SECTION } from './frozen.ts';
 import { DROPPED_SECTIONS, isInit, isPositionList, THUNK_SECTION } from './section-rules.ts';
+import { shadowStackFindings } from './shadow-stack.ts';
 
 const PAGE_SIZE = 4096;
 const MAX_FINDINGS = 100;
@@ -36,11 +38,12 @@ export function verifyLinked(image: Uint8Array, manifest: Manifest, file: string
   checkThunks(object, findings);
   checkDeviceRoutines(object, gates, findings);
   checkTracepoints(object, findings);
+  checkShadowStack(object, manifest, findings);
   const entryOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'entry').map(({ offset }) => offset));
   const callOffsets = new Set(manifest.gates.filter(({ kind }) => kind === 'call').map(({ offset }) => offset));
   const imports = new Set<string>();
   for (const section of object.sections) {
-    if (!section.allocated || section === gates) continue;
+    if (!section.allocated || section === gates || SHADOW_SECTIONS.has(section.name)) continue;
     for (const relocation of section.relocations) {
       if (findings.length >= MAX_FINDINGS) return findings;
       const finding = checkRelocation(section, relocation, gates, entryOffsets, callOffsets);
@@ -184,6 +187,16 @@ function checkDeviceRoutines(object: ElfObject, gates: Section, findings: string
   if (finding !== undefined) findings.push(`${DEVICE_SECTION} ${finding}`);
   if (section.relocations.some(({ type, symbol }) => type !== R.plt32 || symbol.place !== gates))
     findings.push(`${DEVICE_SECTION} has a relocation that is no jump to a gate`);
+}
+
+/** Their relocations are checked one by one, by what a shadow stack is. */
+const SHADOW_SECTIONS: ReadonlySet<string> = new Set([SHADOW_TEXT, SHADOW_RANGES]);
+
+function checkShadowStack(object: ElfObject, manifest: Manifest, findings: string[]): void {
+  const recorded = new Set(manifest.gates.filter((gate) => gate.recorded).map(({ offset }) => offset));
+  findings.push(...shadowStackFindings(object, recorded));
+  if ((object.section(SHADOW_TEXT) !== undefined) !== (manifest.shadowStack === true))
+    findings.push('the manifest and the file disagree about a shadow stack');
 }
 
 /** A tracepoint with a static call would have the kernel patch the module's text. */

@@ -12,6 +12,7 @@ import { FRAME, Frames } from './frames.ts';
 import { FPU, RETURNS } from './instance.ts';
 import type { Instance } from './instance.ts';
 import type { InstanceTable } from './instance-table.ts';
+import type { LinkedShadowStack } from './linked-shadow-stack.ts';
 import type { ViolationReason } from './reasons.ts';
 import { Seals } from './seal.ts';
 import { ShadowStacks } from './shadow-stack.ts';
@@ -90,14 +91,34 @@ export class Border {
     if (!this.perCpuClear(cpu, instance)) return 'per-cpu-base';
     const back = stack.load(slot);
     if (Number.isNaN(back)) return 'return-address';
+    const target = this.targetOf(instance, gate, rsp);
+    if (Number.isNaN(target)) return 'stack-depth';
     const frame = frames.push(FRAME.callIn, instance.instance, rsp + 8, back, gate, stack.same);
     this.saveCall(registers, frame);
     stack.store(slot, instance.returnGate);
     if (instance.shadowStack) this.shadows.begin(cpu, instance.returnGate, rsp);
     if (on('control-flags')) registers.halves[FLAGS] = (registers.halves[FLAGS] & SHARED_FLAGS) | FIXED_FLAG;
     this.enter(cpu, instance);
-    setRegisterAddress(registers, REG.rip, instance.gateTarget[gate]);
+    setRegisterAddress(registers, REG.rip, target);
     return null;
+  }
+
+  /** Where an entry begins: the function, or what follows the stub that would record its return address. NaN: there is no room for that. */
+  private targetOf(instance: Instance, gate: number, slot: number): number {
+    const target = instance.gateTarget[gate];
+    const { linkedShadowStack, returnGate } = instance;
+    return linkedShadowStack ? linkedShadowStack.enter(target, slot, returnGate, () => this.entriesOf(instance)) : target;
+  }
+
+  private entriesOf({ instance }: Instance): Float64Array {
+    return this.frames.keysOf(FRAME.callIn, instance);
+  }
+
+  /** A stub of a linked shadow stack found no room: true if there is some now, and the stub begins anew. */
+  makeRoom(cpu: Cpu, instance: Instance, linked: LinkedShadowStack): boolean {
+    if (!linked.sweep(this.entriesOf(instance), registerAddress(cpu.registers, REG.rsp))) return false;
+    setRegisterAddress(cpu.registers, REG.rip, linked.again);
+    return true;
   }
 
   /** True if every call of the entry that runs on `cpu` has returned: the return gate is not to be reached otherwise. */
@@ -132,6 +153,7 @@ export class Border {
     const back = stack.load(slot);
     if (back !== instance.returnGate && instance.code.frameSize(back) === NOT_RETURN && on('own-return-address')) return 'return-address';
     if (instance.shadowStack && !this.shadows.takes(cpu, back, rsp)) return 'shadow-stack';
+    if (instance.linkedShadowStack?.mayLeave(gate, rsp, back) === false) return 'shadow-stack';
     const returns = gate < 0 || !on('no-frame-for-no-return') ? RETURNS.yes : instance.gateReturns[gate];
     if (returns === RETURNS.endsThread) frames.dropStack(rsp + 8, stack.same);
     if (returns === RETURNS.yes) {
@@ -192,7 +214,8 @@ export class Border {
     if (broken === null) {
       const detail = event.type === 'exception' ? event.vector : event.vector - 256;
       const frame = frames.push(FRAME.event, instance.instance, rsp, rip, detail, stack.same);
-      broken = rsp === pointer ? this.seals.sealEvent(frame, instance, rip, rsp, rbp) : this.seals.sealSwitch(frame, instance, rsp, rbp);
+      const place = instance.linkedShadowStack?.gone(rip) ? registerAddress(registers, REG.r11) : rip;
+      broken = rsp === pointer ? this.seals.sealEvent(frame, instance, place, rsp, rbp) : this.seals.sealSwitch(frame, instance, rsp, rbp);
       if (broken !== null) frames.take(frame, stack.same);
       else {
         frames.registers.set(registers.halves, frames.registersAt(frame));

@@ -5,11 +5,12 @@
  */
 import { RELOCATION } from './image.ts';
 import { DEVICE_SECTION } from '../policy/manifest.ts';
+import { SHADOW_TEXT } from '../policy/shadow-stack.ts';
 import type { ImageSource } from './image.ts';
 import type { PlacedPage } from './relocate.ts';
 
 /** The linker's sections of local thunks (`jmp *%REG`) and routines: they have no unwind table, every instruction has its return address on top. */
-const LINKERS = new Set(['.text.thunks', DEVICE_SECTION]);
+const LINKERS = new Set(['.text.thunks', DEVICE_SECTION, SHADOW_TEXT]);
 const CALL_REL32 = 0xe8;
 /** `call *disp32(%rip)`, ff /2 with ModRM mod 00 r/m 101 (Intel SDM vol. 2, CALL): how modules call through pv_ops. */
 const CALL_MEMORY = [0xff, 0x15];

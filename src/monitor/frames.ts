@@ -161,6 +161,16 @@ export class Frames {
     }
   }
 
+  /** Stack pointers with which the unfinished crossings of this kind and instance end, sorted. Looks at all frames. */
+  keysOf(kind: FrameKind, instance: number): Float64Array {
+    const keys: number[] = [];
+    for (const head of this.heads) {
+      for (let frame = head; frame >= 0; frame = this.next[frame])
+        if (this.kind[frame] === kind && this.instance[frame] === instance) keys.push(this.key[frame]);
+    }
+    return Float64Array.from(keys).sort();
+  }
+
   /** Drops every frame of an instance; gives how many it had. */
   dropInstance(instance: number): number {
     const before = this.live;

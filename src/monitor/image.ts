@@ -51,6 +51,8 @@ export interface ImageGate {
   readonly init: boolean;
   /** May be entered before the init function. */
   readonly beforeInit: boolean;
+  /** call: jumped to by functions whose return address a linked shadow stack has. */
+  readonly recorded: boolean;
 }
 
 /** Most text and constants, and most private memory, of one module: 16 MiB each. */
@@ -98,7 +100,7 @@ export function createImage(manifest: Manifest, sections: readonly ImageSection[
       bad(`gate at offset ${gate.offset}`, `distinct multiples of ${GATE_SIZE} below ${gateBytes.size}`);
     }
     const init = sections.some((section) => section.init && section.name === gate.section);
-    gates[index] = { kind: gate.kind, symbol: gate.symbol, init, beforeInit: gate.beforeInit === true };
+    gates[index] = { kind: gate.kind, symbol: gate.symbol, init, beforeInit: gate.beforeInit === true, recorded: gate.recorded === true };
   }
   if (gates[0]?.kind !== 'return' || gates[1]?.kind !== 're-entry') bad('gates 0 and 1 of another kind', 'return and re-entry');
   for (const [name, offset] of [

@@ -7,6 +7,7 @@ import { CodeMap } from './code-map.ts';
 import { resumeTable } from './exceptions.ts';
 import type { ResumeTable } from './exceptions.ts';
 import type { ImageSource } from './image.ts';
+import { LinkedShadowStack } from './linked-shadow-stack.ts';
 import { PrivateMemory } from './private-memory.ts';
 import type { PrivateSection } from './private-memory.ts';
 import type { Attachment, Privilege, PrivilegeTarget } from './privilege.ts';
@@ -88,6 +89,8 @@ export class Instance implements PrivilegeTarget {
   /** Offsets of the kernel's per-CPU data that the module uses. */
   readonly perCpu: readonly number[];
   initEntered = false;
+  /** It was linked with a shadow stack. The engine keeps none for it then: the routines return by a jump. */
+  readonly linkedShadowStack: LinkedShadowStack | undefined;
   /** The engine keeps the calls of its code on a shadow stack. */
   readonly shadowStack: boolean;
   readonly returnGate: number;
@@ -135,8 +138,6 @@ export class Instance implements PrivilegeTarget {
     this.code = new CodeMap(image, solution.bases, code);
     this.resume = resumeTable(image, solution.bases);
     this.view = engine.createView(`${image.module}#${instance}`);
-    this.shadowStack = engine.shadowStacks && on('shadow-stack');
-    if (this.shadowStack) this.view.setShadowStack(true);
     this.mapped = placement.pages.map((placed, index) => {
       hosts[index].bytes.set(placed.bytes);
       const protects = placed.role === 'text' || placed.role === 'gates';
@@ -148,6 +149,9 @@ export class Instance implements PrivilegeTarget {
       solution.bases,
       privatePages.map(({ placed, host }) => ({ address: placed.address, bytes: host.bytes })),
     );
+    this.linkedShadowStack = LinkedShadowStack.of(image, solution.bases, this.private);
+    this.shadowStack = this.linkedShadowStack === undefined && engine.shadowStacks && on('shadow-stack');
+    if (this.shadowStack) this.view.setShadowStack(true);
     this.status = new Status(this.private, engine.cpus.length);
     for (const { placed, gpa } of this.mapped) {
       if (gpa < 0) continue;
@@ -233,6 +237,7 @@ export class Instance implements PrivilegeTarget {
 
   /** Init has returned: its memory goes back to the guest kernel. */
   dropInit(): void {
+    this.linkedShadowStack?.dropInit();
     this.release(this.mapped.filter(({ placed }) => placed.init));
     this.ranges = this.coreRanges;
   }

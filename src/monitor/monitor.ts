@@ -21,6 +21,7 @@ import { Journal } from './journal.ts';
 import type { Counted, Refused } from './journal.ts';
 import { looksLikeGate, matchingOffsets, verify } from './loader.ts';
 import { InstanceTable, MAX_INSTANCES } from './instance-table.ts';
+import { TRAPPED } from './linked-shadow-stack.ts';
 import type { Privilege } from './privilege.ts';
 import { VIOLATIONS } from './reasons.ts';
 import type { EndReason, RefusalReason, ViolationReason } from './reasons.ts';
@@ -52,6 +53,7 @@ export interface CrossingCounters {
 const FETCH_FAULT = 0x11;
 const USER_FAULT = 0x4;
 const PAGE_FAULT = 14;
+const INVALID_OPCODE = 6;
 /** Least time between two looks for modules that are gone. */
 const SWEEP_NS = 50e6;
 export class Monitor {
@@ -337,6 +339,12 @@ export class Monitor {
     if (instance === null) return 'not-mine';
     let verdict: Verdict = 'handled';
     const rip = registerAddress(cpu.registers, REG.rip);
+    const linked = event.vector === INVALID_OPCODE ? instance.linkedShadowStack : undefined;
+    const trap = linked?.trap(rip);
+    if (linked !== undefined && trap !== undefined) {
+      if (trap === 'full' && this.border.makeRoom(cpu, instance, linked)) return 'handled';
+      return this.violation(cpu, instance, TRAPPED[trap].reason, `${TRAPPED[trap].detail}, at stack pointer ${stackPointer(cpu)}`);
+    }
     if (!instance.code.holds(rip)) {
       // The module has just jumped out: that border comes first, then the event finds ordinary kernel code.
       verdict = this.fetchInside(cpu, instance, rip);

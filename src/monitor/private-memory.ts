@@ -6,6 +6,7 @@
 import { joinAddress, PAGE_SIZE } from '../engine/contract.ts';
 import { STACK, STACK_SECTION } from '../policy/private-memory.ts';
 import type { ImageSource } from './image.ts';
+import { mergeRanges } from './relocate.ts';
 import type { LinearRange } from './relocate.ts';
 
 /** One private section. Offsets are in bytes from its start. */
@@ -32,7 +33,7 @@ interface PrivateStack {
 }
 
 export class PrivateMemory {
-  /** Its pages. */
+  /** Where its pages lie. */
   readonly ranges: readonly LinearRange[];
   private readonly pages: ReadonlyMap<number, Uint8Array>;
   private readonly stacks: readonly PrivateStack[];
@@ -43,7 +44,7 @@ export class PrivateMemory {
     pages: readonly PrivatePage[],
   ) {
     this.pages = new Map(pages.map(({ address, bytes }) => [address, bytes]));
-    this.ranges = pages.map(({ address }) => ({ start: address, end: address + PAGE_SIZE }));
+    this.ranges = mergeRanges(pages.map(({ address }) => ({ start: address, end: address + PAGE_SIZE })));
     this.stacks = image.sections.flatMap(({ name, role, size }, index) => {
       const start = bases[index];
       const end = start + size;
@@ -81,6 +82,17 @@ export class PrivateMemory {
       },
       clear: () => write(0, new Uint8Array(size)),
     };
+  }
+
+  /** The pages of the private section of that name, in order; none if there is none. */
+  pagesOf(name: string): Uint8Array[] {
+    const index = this.image.sections.findIndex((section) => section.name === name && section.role === 'private');
+    const base = index < 0 ? Number.NaN : this.bases[index];
+    return Number.isNaN(base)
+      ? []
+      : Array.from({ length: this.image.sections[index].size / PAGE_SIZE }, (_, page) => this.pages.get(base + page * PAGE_SIZE)).filter(
+          (page) => page !== undefined,
+        );
   }
 
   holds(address: number): boolean {

@@ -173,7 +173,7 @@ function checkGaps(pages: readonly PlacedPage[], placed: readonly { base: number
 const clamp = (offset: number) => Math.min(Math.max(offset, 0), PAGE_SIZE);
 
 /** Sorts and joins ranges that touch. */
-function mergeRanges(ranges: LinearRange[]): LinearRange[] {
+export function mergeRanges(ranges: LinearRange[]): LinearRange[] {
   const out: { start: number; end: number }[] = [];
   for (const { start, end } of ranges.sort((a, b) => a.start - b.start)) {
     const last = out.at(-1);

@@ -8,7 +8,8 @@
  *  - a host page belongs to one place in one view and lies outside guest memory (P7);
  *  - the guest frames from which a module's text was loaded are neither writable nor executable in the untrusted view, those with its gates
  *    not writable (P2, P3);
- *  - every module view keeps a shadow stack, where the engine has them (P5), and pointers lead into its code at gates only (P3);
+ *  - every module view keeps a shadow stack, where the engine has them, or runs a module that has one linked into it (P5);
+ *  - pointers lead into the code of a view with a shadow stack at gates only (P3);
  *  - a CPU in a module view is at CPL 0, and its next instruction lies in that module's code (P2, P3).
  */
 import { on } from '../base/defence-switch.ts';
@@ -21,6 +22,8 @@ import { GATE_PORT, GATE_SIZE } from '../policy/manifest.ts';
 const FULL_EVERY = 4096;
 const GATE_START = [0xe6, GATE_PORT, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
 const EMPTY_SLOT: readonly number[] = new Array(GATE_SIZE).fill(0xcc);
+/** `imul $0x9e3779b1, %esp, %r10d; shr $14, %r10d; xor %r10b, %r10b` (linker/shadow-stack.ts). It lies within one page. */
+const LEAVE_START = Buffer.from('4469d4b179379e41c1ea0e4530d2', 'hex');
 
 /** What is known of a module view since it appeared: its code pages, each with the guest frame that held it then (-1: none). */
 type Code = Map<number, { readonly gpa: number; readonly gates: boolean }>;
@@ -90,7 +93,7 @@ export class Watch {
 
   private shadowStack(view: View): string | undefined {
     const wanted = this.engine.shadowStacks && on('shadow-stack');
-    return wanted && !view.shadowStack ? `view ${view.name} has no shadow stack` : undefined;
+    return wanted && !view.shadowStack && !hasLinkedShadowStack(view) ? `view ${view.name} has no shadow stack` : undefined;
   }
 
   private windows(view: View): string | undefined {
@@ -148,6 +151,11 @@ function covered(start: number, end: number, ranges: readonly PhysicalRange[]): 
   let at = start;
   for (const range of [...ranges].sort((a, b) => a.start - b.start)) if (range.start <= at && range.end > at) at = range.end;
   return at >= end;
+}
+
+/** True if the code of a view holds the routine that ends a call by a linked shadow stack. */
+function hasLinkedShadowStack({ fixedPages }: View): boolean {
+  return fixedPages.some(({ page, permission }) => (permission & PERMISSION.execute) !== 0 && Buffer.from(page.bytes).includes(LEAVE_START));
 }
 
 /** True if a page holds gates and int3, nothing else: it does no harm that everybody may execute it. Looked at often, so without closures. */

@@ -14,4 +14,6 @@ export interface LinkPolicy {
   heap?: number;
   /** Kinds of privileges wanted, for the manifest. */
   privileges?: string[];
+  /** Keep the return addresses of the module's own calls in its private memory, for an engine that has no shadow stack of its own. */
+  shadowStack?: boolean;
 }

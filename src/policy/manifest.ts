@@ -38,6 +38,8 @@ export interface Gate {
   sectionOffset?: number;
   /** entry: the kernel calls it before the init function (the setter of a module parameter). */
   beforeInit?: true;
+  /** call, with a shadow stack: jumped to by functions whose return address is recorded. */
+  recorded?: true;
 }
 
 export type SectionRole =
@@ -81,4 +83,6 @@ export interface Manifest {
   vector: boolean;
   /** Privileges wanted, e.g. ["pci-device"]. Informative: grants decide. */
   privileges: string[];
+  /** Linked with a shadow stack (shadow-stack.ts): each call of the kernel has a gate of its own. */
+  shadowStack?: true;
 }

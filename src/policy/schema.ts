@@ -32,6 +32,7 @@ const gateSchema = z.strictObject({
   section: name.optional(),
   sectionOffset: size.optional(),
   beforeInit: z.literal(true).optional(),
+  recorded: z.literal(true).optional(),
 }) satisfies z.ZodType<Gate>;
 
 const sectionSchema = z.strictObject({
@@ -58,6 +59,7 @@ export const manifestSchema = z.strictObject({
   imports: z.array(name).max(65_536),
   vector: z.boolean(),
   privileges: z.array(z.string().min(1).max(64)).max(64),
+  shadowStack: z.literal(true).optional(),
 }) satisfies z.ZodType<Manifest>;
 
 /** Long enough for a sealed secret. */
@@ -106,6 +108,7 @@ export const linkPolicySchema = z.strictObject({
   private: names.optional(),
   heap: z.int().min(1).max(HEAP_LIMIT).optional(),
   privileges: z.array(z.string().min(1).max(64)).max(64).optional(),
+  shadowStack: z.boolean().optional(),
 }) satisfies z.ZodType<LinkPolicy>;
 
 /** Text of a file as JSON. Throws UserError naming `file`. */
