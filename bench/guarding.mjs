@@ -1,4 +1,4 @@
-// What two of the guards cost: the shadow stack of the module's own calls, and the invariant watch (`--watch`). All runs are of the attack build (tools/attacks.mjs), the
+// What two of the guards cost: the shadow stack of the module's own calls, as the view keeps it and as the linker puts it into the module, and the invariant watch (`--watch`). All runs are of the attack build (tools/attacks.mjs), the
 // only one in which the shadow stack can be left out, so that nothing else differs.
 import { execFileSync } from 'node:child_process';
 import { cpSync } from 'node:fs';
@@ -12,9 +12,11 @@ import { median, minimum } from './report.mjs';
 
 export const title = 'What the shadow stack and the invariant watch cost';
 const WITHOUT = ['shadow-stack'];
-const VARIANTS = { plain: {}, without: { without: WITHOUT }, watch: { watch: true } };
+/** The stubs are there or not by how the module is linked: a view keeps no shadow stack of its own for a module that has them. */
+const LINKED = { shadowStack: true };
+const VARIANTS = { plain: {}, without: { without: WITHOUT }, linked: { policy: LINKED }, watch: { watch: true } };
 /** Each in turn, and back: slow drifts of the machine go out. */
-const TURNS = ['plain', 'without', 'watch', 'watch', 'without', 'plain'];
+const TURNS = ['plain', 'without', 'linked', 'watch', 'watch', 'linked', 'without', 'plain'];
 const MIB = 8;
 const DOWNLOADS = 3;
 const SCRIPT = `
@@ -33,8 +35,10 @@ export async function measure() {
   const pairs = await turns((variant) =>
     JSON.parse(execFileSync(process.execPath, [join(folder, 'bench/pairs.mjs'), JSON.stringify(variant)], { encoding: 'utf8' })),
   );
-  const { guest, options } = await guardedGuest(SCRIPT);
-  const downloads = await turns(async (variant) => {
+  const unlinked = await guardedGuest(SCRIPT);
+  const linked = await guardedGuest(SCRIPT, LINKED, 'linked');
+  const downloads = await turns(async ({ policy, ...variant }) => {
+    const { guest, options } = policy === LINKED ? linked : unlinked;
     const { command, args } = counted(guest, { ...options, ...variant });
     const stretch = stretches(await runGuest({ command, args: [join(folder, 'bench/counted-guest.mjs'), ...args.slice(1)] }));
     if (stretch.length !== DOWNLOADS) throw new Error(`expected ${DOWNLOADS} downloads, got ${JSON.stringify(stretch)}`);
@@ -59,7 +63,7 @@ export async function measure() {
 
 const LABELS = { plain: 'without the watch', without: 'without it' };
 /** [with, without] */
-const COMPARED = { 'shadow stack': ['plain', 'without'], watch: ['watch', 'plain'] };
+const COMPARED = { 'shadow stack': ['plain', 'without'], 'linked shadow stack': ['linked', 'without'], watch: ['watch', 'plain'] };
 
 /** Results of every variant, in the order of the turns. */
 async function turns(run) {

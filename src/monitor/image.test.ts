@@ -93,9 +93,9 @@ describe('imageFromElf', () => {
     const { object, manifest } = elf();
     const image = imageFromElf(writeObject(object), manifest);
     expect(image.gates.slice(0, 4)).toEqual([
-      { kind: 'return', symbol: '', init: false, beforeInit: false },
-      { kind: 're-entry', symbol: '', init: false, beforeInit: false },
-      { kind: 'entry', symbol: 'init_module', init: false, beforeInit: false },
+      { kind: 'return', symbol: '', init: false, beforeInit: false, recorded: false },
+      { kind: 're-entry', symbol: '', init: false, beforeInit: false, recorded: false },
+      { kind: 'entry', symbol: 'init_module', init: false, beforeInit: false, recorded: false },
       undefined,
     ]);
     expect(image.sections[0].relocations).toEqual([{ offset: 1, type: R.plt32, section: -1, symbol: '_printk', addend: -4 }]);
