@@ -108,7 +108,6 @@ static int ask(void *unused)
 	for (asked = 0; asked < rounds && (blind || (!unanswered && steered < ENOUGH)); asked++) {
 		int i;
 
-		clear_stack();
 		if (blind) {
 			unanswered += net->ethtool_ops->get_link(net) == (u32)-1;
 			cond_resched();
@@ -116,6 +115,7 @@ static int ask(void *unused)
 		}
 		for (i = 0; i < NUMBERS; i++)
 			numbers[i] = UNTOUCHED;
+		clear_stack();
 		net->ethtool_ops->get_ethtool_stats(net, &request, numbers);
 		if (numbers[1] == UNTOUCHED)
 			unanswered++;
@@ -157,12 +157,9 @@ static int rewrite_blindly(void *unused)
 	while (!kthread_should_stop() && READ_ONCE(*slot) != right)
 		slot = slot == low ? high - 1 : slot - 1;
 	while (!kthread_should_stop()) {
-		for (turn = 0; turn < 0x10000; turn++) {
-			if (READ_ONCE(*slot) != right)
-				continue;
-			WRITE_ONCE(*slot, wrong);
-			writes++;
-		}
+		for (turn = 0; turn < 0x10000; turn++)
+			if (READ_ONCE(*slot) == right && cmpxchg(slot, right, wrong) == right) /* the word may be another function's by now */
+				writes++;
 		cond_resched();
 	}
 	return 0;

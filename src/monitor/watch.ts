@@ -155,7 +155,9 @@ function covered(start: number, end: number, ranges: readonly PhysicalRange[]): 
 
 /** True if the code of a view holds the routine that ends a call by a linked shadow stack. */
 function hasLinkedShadowStack({ fixedPages }: View): boolean {
-  return fixedPages.some(({ page, permission }) => (permission & PERMISSION.execute) !== 0 && Buffer.from(page.bytes).includes(LEAVE_START));
+  return fixedPages.some(
+    ({ page, permission }) => (permission & PERMISSION.execute) !== 0 && Buffer.from(page.bytes).includes(LEAVE_START),
+  );
 }
 
 /** True if a page holds gates and int3, nothing else: it does no harm that everybody may execute it. Looked at often, so without closures. */

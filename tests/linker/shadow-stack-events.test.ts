@@ -26,7 +26,8 @@ function drive({ engine, cpu, monitor }: TinyGuest, steps = false): Set<number> 
   const gates = Number(BigInt.asIntN(64, BigInt(monitor.modules()[0]?.instances[0]?.base ?? 0)));
   for (let turns = 0; turns < 10_000; turns++) {
     // A trap behind a gate would be the kernel's.
-    if (steps && cpu.view !== engine.untrusted && !(rip() >= gates && rip() < gates + 4096)) words[RFLAGS] = (words[RFLAGS] as bigint) | TRAP_FLAG;
+    if (steps && cpu.view !== engine.untrusted && !(rip() >= gates && rip() < gates + 4096))
+      words[RFLAGS] = (words[RFLAGS] as bigint) | TRAP_FLAG;
     const exit = cpu.run(engine.clock.now() + 1e9);
     if (exit.kind === 'io' && exit.port === DONE_PORT && exit.port !== GATE_PORT) return seen;
     words[RFLAGS] = (words[RFLAGS] as bigint) & ~TRAP_FLAG;

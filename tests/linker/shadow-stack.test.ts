@@ -16,7 +16,15 @@ import { imageFromElf } from '../../src/monitor/image-elf.ts';
 import { LinkedShadowStack } from '../../src/monitor/linked-shadow-stack.ts';
 import { PrivateMemory } from '../../src/monitor/private-memory.ts';
 import type { Manifest } from '../../src/policy/manifest.ts';
-import { recordBucket, SHADOW, SHADOW_RANGES, SHADOW_RECORDS, SHADOW_RECORDS_SIZE, SHADOW_TEXT, SHADOW_TRAPS } from '../../src/policy/shadow-stack.ts';
+import {
+  recordBucket,
+  SHADOW,
+  SHADOW_RANGES,
+  SHADOW_RECORDS,
+  SHADOW_RECORDS_SIZE,
+  SHADOW_TEXT,
+  SHADOW_TRAPS,
+} from '../../src/policy/shadow-stack.ts';
 import { code as hexCode, Guest, HANDLER_PORT, HIGH, STACK } from '../conformance/guest.ts';
 import { strayAddresses, strayBranches } from './stock-testing.ts';
 
@@ -202,7 +210,10 @@ class Module {
     for (let steps = 0; steps < 300; steps++) {
       if (this.rip === place) return;
       const exit = this.step();
-      if (exit) throw new Error(`${JSON.stringify(exit, (_, value) => (typeof value === 'bigint' ? `${value}` : value))} before ${place.toString(16)}`);
+      if (exit)
+        throw new Error(
+          `${JSON.stringify(exit, (_, value) => (typeof value === 'bigint' ? `${value}` : value))} before ${place.toString(16)}`,
+        );
     }
     throw new Error(`${place.toString(16)} was not reached`);
   }
@@ -241,12 +252,15 @@ const expectReturned = (module: Module, exit: Exit, rsp = TOP) => {
 };
 
 describe('what the module does by itself goes on as without', () => {
-  test.each(['inner', 'outer', 'callsOther', 'byPointer', 'tail', 'callsTail', 'callsPlain', 'callsBare', 'withCold', 'fromInit'])('%s', (name) => {
-    const module = new Module();
-    module.enter(name);
-    expect(module.records()).toEqual([[TOP, RETURN_GATE]]);
-    expectReturned(module, module.run());
-  });
+  test.each(['inner', 'outer', 'callsOther', 'byPointer', 'tail', 'callsTail', 'callsPlain', 'callsBare', 'withCold', 'fromInit'])(
+    '%s',
+    (name) => {
+      const module = new Module();
+      module.enter(name);
+      expect(module.records()).toEqual([[TOP, RETURN_GATE]]);
+      expectReturned(module, module.run());
+    },
+  );
 
   test('an instruction at a time, with every register that a callee keeps or a caller gives in place', () => {
     const module = new Module();
@@ -258,7 +272,10 @@ describe('what the module does by itself goes on as without', () => {
     while (exit === undefined && steps++ < 500) {
       exit = module.step();
       // The word above the stack pointer is a return address wherever the unwinder says so; past `gone` R11 says where the caller goes on.
-      if (module.linked.gone(module.rip)) expect([behindCall('outer', 'inner'), behindCall('outer', 'inner', 1), RETURN_GATE]).toContain(Number(BigInt.asIntN(64, module.guest.get('r11'))));
+      if (module.linked.gone(module.rip))
+        expect([behindCall('outer', 'inner'), behindCall('outer', 'inner', 1), RETURN_GATE]).toContain(
+          Number(BigInt.asIntN(64, module.guest.get('r11'))),
+        );
     }
     for (const [index, register] of kept.entries()) expect(module.guest.get(register)).toBe(BigInt(0x1111 * (index + 1)));
     expectReturned(module, exit as Exit);
@@ -410,7 +427,8 @@ describe('records', () => {
     const slot = TOP - 8;
     const alive = HIGH + 0x80_0000;
     module.enter('outer');
-    for (let position = 0; position < 16; position++) module.setRecord(slot, position, position < 8 ? -0x7000 - 8 * position : alive - 8 * position - 8, -5);
+    for (let position = 0; position < 16; position++)
+      module.setRecord(slot, position, position < 8 ? -0x7000 - 8 * position : alive - 8 * position - 8, -5);
     expect(trapOf(module, module.run())).toBe('full');
     expect(module.linked.sweep(Float64Array.of(alive, TOP + 8).sort(), module.rsp)).toBe(true);
     module.guest.set('rip', module.linked.again);
@@ -453,7 +471,8 @@ describe('records', () => {
 });
 
 describe('ways out', () => {
-  const gatesOf = (symbol: string) => manifest.gates.flatMap((gate, index) => (gate.symbol === symbol && gate.kind === 'call' ? [{ ...gate, index }] : []));
+  const gatesOf = (symbol: string) =>
+    manifest.gates.flatMap((gate, index) => (gate.symbol === symbol && gate.kind === 'call' ? [{ ...gate, index }] : []));
 
   test('each call of the kernel has a gate that says where it returns to', () => {
     const module = new Module();
@@ -507,19 +526,27 @@ describe('the file', () => {
     const decoder = new Decoder(64, routines.subarray(from, to), DecoderOptions.None);
     decoder.ip = BigInt(from);
     const formatter = new Formatter(FormatterSyntax.Gas);
-    return decoder.decodeAll().map((instruction) => ({ at: Number(instruction.ip), text: formatter.format(instruction), mnemonic: instruction.mnemonic }));
+    return decoder
+      .decodeAll()
+      .map((instruction) => ({ at: Number(instruction.ip), text: formatter.format(instruction), mnemonic: instruction.mnemonic }));
   }
 
   test('another disassembler: no stack but one look at its top, no register but those that may change, and traps where the VMM looks for them', () => {
     const whole = listing(0, routines.length);
-    expect(whole.filter(({ text }) => /push|pop|call|ret|\(%rsp\)/.test(text)).map(({ at: place, text }) => [place < SHADOW.stubs ? 'routine' : 'stub', text])).toEqual([
+    expect(
+      whole
+        .filter(({ text }) => /push|pop|call|ret|\(%rsp\)/.test(text))
+        .map(({ at: place, text }) => [place < SHADOW.stubs ? 'routine' : 'stub', text]),
+    ).toEqual([
       ['routine', 'cmp (%rsp),%r11'],
       ['routine', 'lea 8(%rsp),%rsp'],
       ...Array.from({ length: (routines.length - SHADOW.stubs) / 16 }, () => ['stub', 'mov (%rsp),%r10']),
     ]);
     for (const { text } of whole) expect(text).not.toMatch(/%[re]?[bcd]x|%[re]?[sd]i|%[re]?bp|%r1[2-5]|%r[89]/);
     for (const { text, at: place } of whole) if (place >= SHADOW.leave && place < SHADOW.stubs) expect(text).not.toMatch(/%[re]?ax|%al/);
-    expect(whole.filter(({ mnemonic }) => mnemonic === Mnemonic.Ud2).map(({ at: place }) => place)).toEqual(Object.values(SHADOW_TRAPS).sort((a, b) => a - b));
+    expect(whole.filter(({ mnemonic }) => mnemonic === Mnemonic.Ud2).map(({ at: place }) => place)).toEqual(
+      Object.values(SHADOW_TRAPS).sort((a, b) => a - b),
+    );
     expect(whole.filter(({ at: place }) => place === SHADOW.gone).map(({ text }) => text)).toEqual(['jmp *%r11']);
     const constant = listing(SHADOW.leave, SHADOW.leave + 16).map(({ text }) => text);
     expect(constant.slice(0, 3)).toEqual(['imul $0x9E3779B1,%esp,%r10d', 'shr $0xE,%r10d', 'xor %r10b,%r10b']);
@@ -527,11 +554,19 @@ describe('the file', () => {
 
   test.each<[string, (changed: ReturnType<typeof readObject>, manifest: Manifest) => void, RegExp]>([
     ['a byte of a routine', (changed) => change(changed, SHADOW_TEXT, 0x29), /something other than the routines/],
-    ['a stub that leads into another function', (changed) => redirect(changed, SHADOW_TEXT, ({ offset }) => offset >= SHADOW.stubs), /leads into .text.shadow/],
+    [
+      'a stub that leads into another function',
+      (changed) => redirect(changed, SHADOW_TEXT, ({ offset }) => offset >= SHADOW.stubs),
+      /leads into .text.shadow/,
+    ],
     ['a routine that looks elsewhere', (changed) => redirect(changed, SHADOW_TEXT, ({ offset }) => offset === 0xb0), /relocated otherwise/],
     ['a range that is longer', (changed) => redirect(changed, SHADOW_RANGES, ({ offset }) => offset === 8), /relocated otherwise/],
     ['records that are not zero', (changed) => fill(changed, SHADOW_RECORDS), /is not 262144 bytes of zeros/],
-    ['a return that goes to a stub', (changed) => redirect(changed, '.text', ({ symbol }) => symbol.name === 'guard.leave', 16 - (SHADOW.leave - SHADOW.stubs) - 32), /leads into .text.shadow/],
+    [
+      'a return that goes to a stub',
+      (changed) => redirect(changed, '.text', ({ symbol }) => symbol.name === 'guard.leave', 16 - (SHADOW.leave - SHADOW.stubs) - 32),
+      /leads into .text.shadow/,
+    ],
     ['two calls by one gate', (changed) => share(changed), /is called from more than one place/],
     ['a manifest that does not say so', (_, said) => delete said.shadowStack, /disagree about a shadow stack/],
     ['a gate said to be jumped to', (_, said) => markRecorded(said), /is called, and said to be jumped to/],
@@ -550,7 +585,12 @@ describe('the file', () => {
     const { data } = sectionOf(changed, name);
     data[offset] = (data[offset] as number) ^ 1;
   }
-  function redirect(changed: Changed, name: string, which: (relocation: { offset: number; symbol: { name: string } }) => boolean, by = 16): void {
+  function redirect(
+    changed: Changed,
+    name: string,
+    which: (relocation: { offset: number; symbol: { name: string } }) => boolean,
+    by = 16,
+  ): void {
     const relocation = sectionOf(changed, name).relocations.find(which);
     if (!relocation) throw new Error('there is nothing to redirect');
     relocation.addend += by;
