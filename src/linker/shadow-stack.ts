@@ -81,7 +81,7 @@ const PAGE_SIZE = 4096;
  *
  * BUCKET: imul $0x9e3779b1, %esp, REG; shr $14, REG; xor low byte, low byte (recordBucket).
  */
-const ROUTINES = Uint8Array.from(
+export const ROUTINES = Uint8Array.from(
   Buffer.from(
     '4981fa000000000f84c6000000488d05000000004c3b1072064c3b5008760c4883c0104883380075eb0f0b41807afbe875f7496342fc4a8d4410054c39d80f84' +
       '8f000000483d000000007208483d00000000727f49c1e3204589d24d09d34989c2488d05000000004c3b1072064c3b5008760c4883c0104883380075ebebaa41' +
@@ -94,7 +94,7 @@ const ROUTINES = Uint8Array.from(
 );
 /** `mov (%rsp), %r10; lea BODY(%rip), %r11; jmp enter`. */
 const STUB = [0x4c, 0x8b, 0x14, 0x24, 0x4c, 0x8d, 0x1d, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0];
-const STUB_BODY = 7;
+export const STUB_BODY = 7;
 const STUB_JUMP = 12;
 
 type FieldTarget = 'returnGate' | 'ranges' | 'records' | 'thunks' | 'thunksEnd' | 'stubs' | 'stubsEnd';
@@ -134,7 +134,7 @@ export interface ShadowStack {
 }
 
 /** What the routines are relocated against, apart from the return gate. `thunks` is undefined for a module without calls by pointer. */
-interface Parts {
+export interface Parts {
   text: Section;
   ranges: Section;
   records: Section;
@@ -194,14 +194,14 @@ export function addShadowStack(
 }
 
 /** A section with calls that may have return addresses: not those that the linker made. */
-const hasCalls = ({ allocated, executable, size, name }: Section): boolean =>
+export const hasCalls = ({ allocated, executable, size, name }: Section): boolean =>
   allocated && executable && size > 0 && ![THUNK_SECTION, DEVICE_SECTION, SHADOW_TEXT, GATE_SECTION].includes(name);
 
 /** Where a function goes on behind its `call __fentry__`. */
-const bodyOf = ({ offset }: Relocation): number => offset + 4;
+export const bodyOf = ({ offset }: Relocation): number => offset + 4;
 
 /** Both words of each range, init sections last. */
-function rangesOf(sections: readonly Section[]): CodePlace[] {
+export function rangesOf(sections: readonly Section[]): CodePlace[] {
   const ordered = [...sections.filter((section) => !isInit(section)), ...sections.filter(isInit)];
   return ordered.flatMap((section) => [
     { section, offset: CALL_SIZE },
@@ -210,7 +210,7 @@ function rangesOf(sections: readonly Section[]): CodePlace[] {
 }
 
 /** The relocations of the routines; `place` undefined is the return gate. `size` is that of the whole section. */
-function fieldsOf(
+export function fieldsOf(
   { text, ranges, records, thunks }: Parts,
   size: number,
 ): { offset: number; type: number; place: Section | undefined; addend: number }[] {
@@ -229,91 +229,8 @@ function fieldsOf(
   });
 }
 
-function stubAt(at: number): Uint8Array {
+export function stubAt(at: number): Uint8Array {
   const code = Uint8Array.from(STUB);
   new DataView(code.buffer).setInt32(STUB_JUMP, SHADOW.enter - (at + STUB_SIZE), true);
   return code;
-}
-
-/**
- * What does not hold of a linked shadow stack, from the file alone: the routines are those of this version, the ranges are the module's sections, each stub serves one
- * function and leads back to it, nothing else leads to the routines, and every call of the kernel has a gate of its own. Nothing for a module without one.
- */
-export function shadowStackFindings(object: ElfObject, recorded: ReadonlySet<number>): string[] {
-  const [text, ranges, records] = [SHADOW_TEXT, SHADOW_RANGES, SHADOW_RECORDS].map((name) => object.section(name));
-  if (!text && !ranges && !records) return [];
-  if (!text || !ranges || !records) return ['has only a part of a shadow stack'];
-  const findings: string[] = [];
-  const stubs = (text.size - SHADOW.stubs) / STUB_SIZE;
-  const expected = [
-    ...ROUTINES,
-    ...Array.from({ length: Math.max(0, Math.ceil(stubs)) }, (_, index) => [...stubAt(SHADOW.stubs + index * STUB_SIZE)]).flat(),
-  ];
-  if (text.size !== expected.length || expected.some((byte, index) => text.data[index] !== byte))
-    findings.push(`${SHADOW_TEXT} holds something other than the routines of a shadow stack`);
-  if (records.size !== SHADOW_RECORDS_SIZE || records.type !== SHT.nobits || records.relocations.length > 0)
-    findings.push(`${SHADOW_RECORDS} is not ${SHADOW_RECORDS_SIZE} bytes of zeros`);
-  const gates = object.section(GATE_SECTION);
-  const fields = fieldsOf({ text, ranges, records, thunks: object.section(THUNK_SECTION) }, text.size).map((field) => ({
-    ...field,
-    place: field.place ?? gates,
-  }));
-  const wanted = [
-    ...fields,
-    ...rangesOf(object.sections.filter(hasCalls)).map(({ section, offset }, index) => ({
-      offset: index * 8,
-      type: R.abs64,
-      place: section,
-      addend: offset,
-    })),
-  ];
-  const key = (offset: number, type: number, place: unknown, addend: number) =>
-    `${offset} ${type} ${object.sections.indexOf(place as Section)} ${addend}`;
-  const isStub = ({ offset }: Relocation) => offset >= SHADOW.stubs;
-  const found = [...text.relocations.filter((relocation) => !isStub(relocation)), ...ranges.relocations];
-  const same = (relocations: readonly Relocation[]) =>
-    relocations
-      .map(({ offset, type, symbol, addend }) => key(offset, type, symbol.place, symbol.value + addend))
-      .sort()
-      .join();
-  if (
-    same(found) !==
-    wanted
-      .map(({ offset, type, place, addend }) => key(offset, type, place, addend))
-      .sort()
-      .join()
-  )
-    findings.push(`${SHADOW_TEXT} or ${SHADOW_RANGES} is relocated otherwise than a shadow stack is`);
-  if (ranges.data.some((byte) => byte !== 0)) findings.push(`${SHADOW_RANGES} has bytes of its own`);
-  const bodies = new Map(
-    text.relocations
-      .filter(isStub)
-      .map(({ offset, type, symbol, addend }) => [offset - STUB_BODY, key(0, type, symbol.place, symbol.value + addend + 4)]),
-  );
-  if (bodies.size !== stubs || [...bodies.keys()].some((at) => at % STUB_SIZE !== 0))
-    findings.push(`${SHADOW_TEXT} has stubs that lead nowhere`);
-  const served = new Set<number>();
-  const gateUses = new Map<number, number[]>();
-  for (const section of object.sections) {
-    if (!section.allocated || section === text || section === ranges) continue;
-    for (const relocation of section.relocations) {
-      const { offset, type, symbol, addend }: Relocation = relocation;
-      const target = symbol.value + addend + 4;
-      const opcode = section.data[offset - 1];
-      if (symbol.place === gates && type === R.plt32 && section.executable) gateUses.set(target, [...(gateUses.get(target) ?? []), opcode]);
-      if (symbol.place !== text) continue;
-      const leads =
-        opcode === 0xe9 &&
-        type === R.plt32 &&
-        (target === SHADOW.leave || bodies.get(target) === key(0, R.pc32, section, bodyOf(relocation)));
-      if (!leads || (target !== SHADOW.leave && served.has(target)))
-        findings.push(`${section.name}+${offset} leads into ${SHADOW_TEXT} where it should not`);
-      served.add(target);
-    }
-  }
-  for (const [gate, opcodes] of gateUses) {
-    if (opcodes.includes(0xe8) && opcodes.length > 1) findings.push(`the gate at ${gate} is called from more than one place`);
-    if (recorded.has(gate) && opcodes.includes(0xe8)) findings.push(`the gate at ${gate} is called, and said to be jumped to`);
-  }
-  return findings;
 }

@@ -13,7 +13,7 @@ import { DEVICE_SECTION, GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Man
 import { deviceRoutinesFinding } from './device-routines.ts';
 import { TRACEPOINT_KEY, TRACEPOINT_SECTION } from './frozen.ts';
 import { DROPPED_SECTIONS, isInit, isPositionList, THUNK_SECTION } from './section-rules.ts';
-import { shadowStackFindings } from './shadow-stack.ts';
+import { shadowStackFindings } from './shadow-stack-check.ts';
 
 const PAGE_SIZE = 4096;
 const MAX_FINDINGS = 100;
@@ -193,8 +193,7 @@ function checkDeviceRoutines(object: ElfObject, gates: Section, findings: string
 const SHADOW_SECTIONS: ReadonlySet<string> = new Set([SHADOW_TEXT, SHADOW_RANGES]);
 
 function checkShadowStack(object: ElfObject, manifest: Manifest, findings: string[]): void {
-  const recorded = new Set(manifest.gates.filter((gate) => gate.recorded).map(({ offset }) => offset));
-  findings.push(...shadowStackFindings(object, recorded));
+  findings.push(...shadowStackFindings(object, manifest.gates));
   if ((object.section(SHADOW_TEXT) !== undefined) !== (manifest.shadowStack === true))
     findings.push('the manifest and the file disagree about a shadow stack');
 }

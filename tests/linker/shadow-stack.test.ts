@@ -567,7 +567,7 @@ describe('the file', () => {
       (changed) => redirect(changed, '.text', ({ symbol }) => symbol.name === 'guard.leave', 16 - (SHADOW.leave - SHADOW.stubs) - 32),
       /leads into .text.shadow/,
     ],
-    ['two calls by one gate', (changed) => share(changed), /is called from more than one place/],
+    ['two calls by one gate', (changed) => share(changed), /is called, and reached from elsewhere too/],
     ['a manifest that does not say so', (_, said) => delete said.shadowStack, /disagree about a shadow stack/],
     ['a gate said to be jumped to', (_, said) => markRecorded(said), /is called, and said to be jumped to/],
   ])('%s is found', async (_, edit, message) => {
