@@ -342,22 +342,22 @@ describe('another CPU writes to the stack', () => {
   });
 
   /** What may stand on the stack when `inner` is called, and has just not been read. */
-  test.each<[string, () => number, string]>([
-    ['another call of the same function', () => behindCall('outer', 'inner', 1), 'taken'],
-    ['a call from init text', () => behindCall('fromInit', 'inner'), 'taken'],
-    ['a call by pointer', () => behindCall('byPointer', 'guard.jmp.rax'), 'taken'],
-    ['a call of a function that has no record', () => behindCall('callsPlain', 'plain'), 'taken'],
-    ['a call of another function', () => behindCall('callsOther', 'other'), 'foreign'],
-    ['a call of a function that jumps there, from elsewhere', () => behindCall('callsTail', 'tail'), 'foreign'],
-    ['a call of the kernel', () => address('callsKernel') + 10, 'foreign'],
-    ['no call', () => behindCall('outer', 'inner') + 1, 'foreign'],
-    ["the function's own start", () => address('inner') + 5, 'foreign'],
-    ['the start of a section', () => at('.text'), 'foreign'],
-    ['the kernel', () => KERNEL, 'foreign'],
-    ['the gates', () => RETURN_GATE + 16, 'foreign'],
-    ['private memory', () => at(SHADOW_RECORDS), 'foreign'],
-    ['nothing', () => 0, 'foreign'],
-  ])('between the call and the first look at it, to %s: %s', (_, value, outcome) => {
+  test.each<[string, string, () => number]>([
+    ['another call of the same function', 'taken', () => behindCall('outer', 'inner', 1)],
+    ['a call from init text', 'taken', () => behindCall('fromInit', 'inner')],
+    ['a call by pointer', 'taken', () => behindCall('byPointer', 'guard.jmp.rax')],
+    ['a call of a function that has no record', 'taken', () => behindCall('callsPlain', 'plain')],
+    ['a call of another function', 'foreign', () => behindCall('callsOther', 'other')],
+    ['a call of a function that jumps there, from elsewhere', 'foreign', () => behindCall('callsTail', 'tail')],
+    ['a call of the kernel', 'foreign', () => address('callsKernel') + 10],
+    ['no call', 'foreign', () => behindCall('outer', 'inner') + 1],
+    ["the function's own start", 'foreign', () => address('inner') + 5],
+    ['the start of a section', 'foreign', () => at('.text')],
+    ['the kernel', 'foreign', () => KERNEL],
+    ['the gates', 'foreign', () => RETURN_GATE + 16],
+    ['private memory', 'foreign', () => at(SHADOW_RECORDS)],
+    ['nothing', 'foreign', () => 0],
+  ])('between the call and the first look at it, to %s: %s', (_, outcome, value) => {
     const module = new Module();
     module.enter('outer');
     module.runTo(address('inner'));
