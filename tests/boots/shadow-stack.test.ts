@@ -57,7 +57,7 @@ const BLINDLY = `
 at e1000_get_link > $P/entry
 at e1000_has_link > $P/inner
 echo 1 > $P/blind
-echo 10000 > $P/rounds`;
+echo 100000 > $P/rounds`;
 const TRAFFIC = `
 insmod /lib/modules/e1000.ko && echo "@@ loaded"
 get() {
@@ -206,8 +206,8 @@ describe.skipIf(skipReason(missing))('P5 a second CPU rewrites return addresses 
     () => {
       const { results, warnings, violations, states } = run([cli], script(BLINDLY), LOGGED);
       const [rounds, , unanswered, writes] = results;
-      expect(rounds).toBe(10_000);
-      expect(writes).toBeGreaterThan(0);
+      expect(unanswered).toBeGreaterThan(0);
+      expect(writes).toBeGreaterThanOrEqual(unanswered as number);
       expect(states).toEqual([]);
       expect(violations).toHaveLength(unanswered as number);
       expect(violations.filter(({ reason }) => !FIRST.includes(reason))).toEqual([]);
