@@ -39,8 +39,11 @@ export class RecordedCode {
       const hot = byName.get(COLD.exec(symbol.name)?.[1] ?? '') ?? [];
       this.mark(symbol, hot.length > 0 && hot.every((one) => this.has(one.place as Section, one.value)));
     }
-    this.without = functions
-      .filter((symbol) => !this.has(symbol.place as Section, symbol.value))
+    const without = functions.filter((symbol) => !this.has(symbol.place as Section, symbol.value));
+    // Aliases are one function.
+    const first = (symbol: ElfSymbol) => without.find(({ place, value }) => place === symbol.place && value === symbol.value) === symbol;
+    this.without = without
+      .filter(first)
       .map(({ name }) => name)
       .sort();
   }
