@@ -15,6 +15,8 @@ export function callGates({ calls, edits, deviceRoutines }: Analysis, recorded: 
   const own: CallGate[] = [];
   const jumps = new Map<ElfSymbol, Set<Relocation>>();
   const others = new Set([...deviceRoutines.values()].filter(({ name }) => leavesToKernel(name)));
+  const transferred = new Set(edits.flatMap(({ decision }) => (decision.kind === 'call-out' ? [decision.symbol] : [])));
+  for (const symbol of calls) if (!transferred.has(symbol)) others.add(symbol); // for the VMM alone (print-import.ts)
   for (const { section, relocation, decision } of edits) {
     if (decision.kind !== 'call-out') continue;
     const { symbol } = decision;

@@ -26,9 +26,9 @@ export class RecordedCode {
     const functions = object.symbols.filter(
       ({ type, place, size }) => type === STT.func && typeof place === 'object' && place.executable && size > 0,
     );
-    const cold = functions.filter(({ name }) => COLD.test(name));
+    const cold = new Set(functions.filter(({ name }) => COLD.test(name)));
     for (const symbol of functions) {
-      if (cold.includes(symbol)) continue;
+      if (cold.has(symbol)) continue;
       const section = symbol.place as Section;
       const at = symbol.value + (ENDBR64.every((byte, index) => section.data[symbol.value + index] === byte) ? ENDBR64.length : 0);
       this.mark(symbol, starts.get(section)?.has(at) ?? false);

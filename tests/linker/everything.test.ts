@@ -38,10 +38,11 @@ describe.skipIf(folder === '')(`all ${modules.length} stock modules`, () => {
       const bytes = readFileSync(join(folder, path));
       const name = basename(path, '.ko');
       try {
-        const { image, manifest } = linkModule(bytes, path);
+        const plain = linkModule(bytes, path);
         if (!ALL && index % SAMPLE !== 0) continue;
         disassembled += 1;
-        stray.push(...strayTransfers(bytes, image, manifest).map((finding) => `${name}: ${finding}`));
+        for (const { image, manifest } of [plain, linkModule(bytes, path, { shadowStack: true })])
+          stray.push(...strayTransfers(bytes, image, manifest).map((finding) => `${name}: ${finding}`));
       } catch (error) {
         if (!(error instanceof UserError)) throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
         const reason = reasonOf(error.message);

@@ -26,7 +26,7 @@ import {
   SHADOW_TRAPS,
 } from '../../src/policy/shadow-stack.ts';
 import { code as hexCode, Guest, HANDLER_PORT, HIGH, STACK } from '../conformance/guest.ts';
-import { strayAddresses, strayBranches } from './stock-testing.ts';
+import { strayTransfers } from './transfers.ts';
 
 const PAGE = 4096;
 const BASE = -0x4000_0000;
@@ -518,7 +518,7 @@ describe('the file', () => {
     const { image: other, manifest: without } = linkModule(tinyModule().bytes(), 'tiny.ko', { shadowStack: false });
     expect([without.shadowStack, readObject(other, 'other').section(SHADOW_TEXT)]).toEqual([undefined, undefined]);
     expect(manifest.shadowStack).toBe(true);
-    expect([...strayBranches(bytes, new Set()), ...strayAddresses(bytes, manifest)]).toEqual([]);
+    expect(strayTransfers(tinyModule().bytes(), bytes, manifest)).toEqual([]);
   });
 
   const routines = (object.section(SHADOW_TEXT) as { data: Uint8Array }).data;

@@ -38,11 +38,14 @@ describe.skipIf('missing' in found)('stock modules', () => {
       if (name !== 'mii') expect(manifest.initGate).toBeGreaterThan(0);
     });
 
-    test('every transfer leaves the text by its own call gate, and every address handed out is its own entry gate', () => {
-      const input = stock(name);
-      const { image, manifest } = linkModule(input, `${name}.ko`);
-      expect(strayTransfers(input, image, manifest)).toEqual([]);
-    });
+    test.each([false, true])(
+      'every transfer leaves the text by its own call gate, every address handed out is its own entry gate; shadow stack: %s',
+      (shadowStack) => {
+        const input = stock(name);
+        const { image, manifest } = linkModule(input, `${name}.ko`, { shadowStack });
+        expect(strayTransfers(input, image, manifest)).toEqual([]);
+      },
+    );
   });
 
   test("the check on transfers sees the stock file's own", () => {

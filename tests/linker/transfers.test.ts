@@ -7,6 +7,7 @@ import { writeObject } from '../../src/elf/write.ts';
 import { linkModule } from '../../src/linker/link.ts';
 import { FLAGS, TinyModule } from '../../src/linker/testing.ts';
 import type { Manifest } from '../../src/policy/manifest.ts';
+import { SHADOW, SHADOW_TEXT, STUB_SIZE } from '../../src/policy/shadow-stack.ts';
 import { strayTransfers } from './transfers.ts';
 
 const tiny = new TinyModule();
@@ -146,3 +147,42 @@ function returnByGate(object: ElfObject): void {
   text.data.set([0xe9, 0, 0, 0, 0], at);
   text.relocations.push({ offset: at + 1, type: R.plt32, symbol: symbol(object, 'guard.return'), addend: -4 });
 }
+
+describe('with a linked shadow stack, is found:', () => {
+  const shadowed = linkModule(stock, 'tiny.ko', { shadowStack: true });
+  const findings = (change: (object: ElfObject) => void) => {
+    const object = readObject(shadowed.image, 'tiny.ko');
+    change(object);
+    return strayTransfers(stock, writeObject(object), shadowed.manifest);
+  };
+  /** The relocations of the jumps to the shadow stack. */
+  const jumps = (object: ElfObject) =>
+    section(object, '.text').relocations.filter(({ symbol: { place } }) => place === object.section(SHADOW_TEXT));
+
+  test('nothing in what the linker makes', () => {
+    expect(findings(() => {})).toEqual([]);
+    expect(jumps(readObject(shadowed.image, 'tiny.ko')).length).toBeGreaterThan(1);
+  });
+
+  test.each<[string, (object: ElfObject) => void, string]>([
+    ["a function that begins at another one's stub", (object) => (jumps(object)[0].addend += STUB_SIZE), 'its stub goes on elsewhere'],
+    ['a function that begins in the middle of its stub', (object) => (jumps(object)[0].addend += 4), 'is no stub'],
+    [
+      'a stub that goes on past the start of its function',
+      (object) => (section(object, SHADOW_TEXT).relocations.find(({ offset }) => offset > SHADOW.stubs)!.addend += 3),
+      'its stub goes on elsewhere',
+    ],
+    ['a stub that reads another word', (object) => (section(object, SHADOW_TEXT).data[SHADOW.stubs + 3] = 0x64), 'is no stub'],
+    [
+      'a function that ends without its record being looked at',
+      (object) => (jumps(object).find(({ symbol: { name } }) => name === 'guard.leave')!.addend += SHADOW.gone - SHADOW.leave),
+      'a function ends at .text.shadow+',
+    ],
+  ])('%s', (_, change, expected) => {
+    const found = findings(change);
+    expect(
+      found.filter((finding) => finding.includes(expected)),
+      found.join('; '),
+    ).not.toEqual([]);
+  });
+});

@@ -7,11 +7,12 @@ import { Code, FlowControl, Mnemonic, Register } from 'iced-x86';
 import { R } from '../../src/elf/constants.ts';
 import type { ElfObject, Relocation, Section } from '../../src/elf/object.ts';
 import { readObject } from '../../src/elf/read.ts';
+import { SHADOW, SHADOW_RANGES, SHADOW_RECORDS, SHADOW_TEXT, STUB_SIZE } from '../../src/policy/shadow-stack.ts';
 import { DEVICE_SECTION, GATE_PORT, GATE_SECTION, GATE_SIZE, type Gate, type Manifest } from '../../src/policy/manifest.ts';
 import { disassemble, type Listing, place, type Transfer } from './disassembly.ts';
 
 const THUNK_SECTION = '.text.thunks';
-const ADDED = new Set([GATE_SECTION, THUNK_SECTION, DEVICE_SECTION]);
+const ADDED = new Set([GATE_SECTION, THUNK_SECTION, DEVICE_SECTION, SHADOW_TEXT, SHADOW_RANGES, SHADOW_RECORDS]);
 /** Before the name of a routine for device registers. */
 const ROUTINE = 'guard.device.';
 /** Of a gate. */
@@ -27,11 +28,17 @@ const POSITION_LISTS =
 const PATCH_LISTS =
   /^(__mcount_loc|__patchable_function_entries|\.altinstructions|\.altinstr_replacement|\.smp_locks|\.parainstructions|\.(retpoline|return|call|static_call)_sites|__jump_table|\.ibt_endbr_seal|\.cfi_sites)$/;
 
-/** `call __fentry__` becomes a NOP, `jmp __x86_return_thunk` a RET; each is an opcode and a relocated field of four bytes. */
+/**
+ * `call __fentry__` becomes a NOP, `jmp __x86_return_thunk` a RET; each is an opcode and a relocated field of four bytes. With a linked shadow stack they
+ * become jumps to it.
+ */
 const REPLACED = new Map([
   ['__fentry__', { opcode: 'e8', becomes: '0f1f440000' }],
   ['__x86_return_thunk', { opcode: 'e9', becomes: 'c3cccccccc' }],
 ]);
+/** Of a function's stub of the linked shadow stack: `mov (%rsp), %r10; lea BODY(%rip), %r11; jmp enter`. BODY and the jump's target are fields. */
+const STUB = { start: '4c8b14244c8d1d', body: 7, jump: 'e9', target: 12 };
+const JUMP = 'e9';
 /** Three NOPs, where an alternative for SMAP is applied. */
 const SMAP_DEFAULT = '909090';
 /** Calls of a VMM: the module's own code, and #UD in this one. */
@@ -171,7 +178,9 @@ class Comparison {
       replaced.add(offset);
       for (let at = offset - 1; at < offset + 4; at++) edited.add(at);
       const { opcode, becomes } = replacement;
-      if (bytesOf(original, offset - 1, offset) !== opcode || bytesOf(section, offset - 1, offset + 4) !== becomes || kept.has(offset))
+      const jump = this.manifest.shadowStack && bytesOf(section, offset - 1, offset) === JUMP ? kept.get(offset) : undefined;
+      if (jump) this.expectShadowStack(section, jump, symbol.name);
+      else if (bytesOf(original, offset - 1, offset) !== opcode || bytesOf(section, offset - 1, offset + 4) !== becomes || kept.has(offset))
         this.found.push(`${place(section, offset - 1)}: the branch to ${symbol.name} did not become ${becomes}`);
     }
     if (original.data.length !== section.data.length) this.found.push(`${section.name} has another size`);
@@ -216,10 +225,10 @@ class Comparison {
     const relocations = byOffset(section);
     const fields = new Set(listing?.transfers.filter(({ target }) => target !== undefined).map(({ end }) => end - 4));
     for (const [offset, wanted] of byOffset(original)) {
-      if (replaced.has(offset)) continue;
       const where = place(section, offset);
       const relocation = relocations.get(offset);
       relocations.delete(offset);
+      if (replaced.has(offset)) continue;
       if (!relocation) {
         // The key by which the kernel would patch the static call of a tracepoint.
         const frozen = section.name === '__tracepoints' && wanted.symbol.name.startsWith('__SCK__tp_func_');
@@ -262,6 +271,29 @@ class Comparison {
     const jump = section?.name === THUNK_SECTION ? this.listing(section).transfers.find(({ at }) => at === target) : undefined;
     const found = jump ? Register[jump.register].toLowerCase() : 'no thunk';
     if (found !== register) this.found.push(`${where}: a branch through ${register} goes by ${found}`);
+  }
+
+  /** The start of a function jumps to its own stub, which comes back right behind the jump; its end, to the routine that ends a call. */
+  private expectShadowStack(section: Section, jump: Relocation, name: string): void {
+    const where = place(section, jump.offset - 1);
+    const routines = codeOf(jump);
+    const target = reached(jump, jump.offset + 4);
+    if (routines?.name !== SHADOW_TEXT) this.found.push(`${where}: the jump in place of ${name} leads to no shadow stack`);
+    else if (name === '__x86_return_thunk') {
+      if (target !== SHADOW.leave) this.found.push(`${where}: a function ends at ${place(routines, target)}`);
+    } else {
+      const stub = new DataView(routines.data.buffer, routines.data.byteOffset + target, STUB_SIZE);
+      const body = byOffset(routines).get(target + STUB.body);
+      const whole =
+        target >= SHADOW.stubs &&
+        (target - SHADOW.stubs) % STUB_SIZE === 0 &&
+        bytesOf(routines, target, target + STUB.body) === STUB.start &&
+        bytesOf(routines, target + STUB.target - 1, target + STUB.target) === STUB.jump &&
+        target + STUB_SIZE + stub.getInt32(STUB.target, true) === SHADOW.enter;
+      if (!whole) this.found.push(`${where}: ${place(routines, target)} is no stub`);
+      if (!body || codeOf(body) !== section || reached(body, target + STUB.body + 4) !== jump.offset + 4)
+        this.found.push(`${where}: its stub goes on elsewhere`);
+    }
   }
 
   /** A direct transfer to the kernel's function `name` ends at its call gate, at the first byte. */
