@@ -71,10 +71,21 @@ function setUp(count: number, threadCount = 1) {
 describe('who leaves the machine thread', () => {
   test('of two that compute one does, and the other stays', () => {
     const { threads, steps, scheduler, here } = setUp(2);
-    steps(20);
+    steps(60);
     expect(threads[0].cpu).toBeDefined();
     expect(scheduler.handovers.reduce((sum, times) => sum + times)).toBeGreaterThan(0);
     expect(new Set(here).size).toBe(2); // each had its turn here first
+  });
+
+  test('nor does one leave for the sake of another that is soon done', () => {
+    const { scheduler, cpus, steps } = setUp(2);
+    for (let round = 0; round < 50; round++) {
+      cpus[1].busy = true;
+      steps(30); // 1.5 ms
+      cpus[1].busy = false;
+      steps(1);
+    }
+    expect(scheduler.handovers).toEqual([0, 0]);
   });
 
   test('one that is alone does not', () => {
@@ -117,7 +128,7 @@ describe('who leaves the machine thread', () => {
 describe('who comes back', () => {
   test('one with an exit: it is answered, and runs here', () => {
     const { threads, steps, answered, here } = setUp(2);
-    steps(20);
+    steps(60);
     const index = threads[0].cpu?.index as number;
     threads[0].exit = { kind: 'halt' };
     threads[0].returned = true;
@@ -129,7 +140,7 @@ describe('who comes back', () => {
 
   test('one for whom something arrived', () => {
     const { cpus, threads, steps, answered } = setUp(2);
-    steps(20);
+    steps(60);
     const index = threads[0].cpu?.index as number;
     cpus[index].noticed = true;
     steps(2);
@@ -138,7 +149,7 @@ describe('who comes back', () => {
 
   test('the only one left to run: this thread does not sleep beside it', () => {
     const { cpus, threads, steps, here } = setUp(2);
-    steps(20);
+    steps(60);
     const index = threads[0].cpu?.index as number;
     cpus[1 - index].busy = false;
     here.length = 0;

@@ -33,8 +33,11 @@ export interface ThreadedSchedulerOptions extends Omit<SchedulerOptions, 'cpus' 
 
 /** A run of this length without an exit is called computing, ns. */
 const COMPUTES = 30_000;
-/** Who is runnable for a shorter time than this, beside another, is none for the sake of whom a CPU is handed over: waking a thread takes as long, ns. */
-const TOGETHER = 100_000;
+/**
+ * Who is runnable for a shorter time than this, beside another, is none for the sake of whom a CPU is handed over, ns. Waking a thread takes 30 us, but the host
+ * may wake it on the processor of the one that wakes, which then stands still for milliseconds: with 100 us here one wake-up in a hundred of an idle CPU took 2 to 5 ms.
+ */
+const TOGETHER = 2_000_000;
 /** A turn in another thread, ns: while others wait for the core, and else. */
 const SHARED_TURN = 200_000;
 const LONGEST_TURN = 5_000_000;
