@@ -1,5 +1,5 @@
 // `npm test`: installs, builds, checks style, types and import directions, then runs the suites. Ends with `N passed, N failed` on a line of its own.
-// --quick leaves out the suites that boot a kernel or need minutes.
+// --quick leaves out the suites that boot a kernel, link all its modules, or need minutes.
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,7 +25,15 @@ else failed += 1;
 
 const report = join(root, 'build/vitest.json');
 const args = ['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
-if (quick) args.push('--exclude', 'tests/boots/**', '--exclude', 'tests/attacks/**', '--exclude', 'tests/soak/**');
+const LONG = [
+  'tests/boots/**',
+  'tests/attacks/**',
+  'tests/soak/**',
+  'tests/linker/everything.test.ts',
+  'tests/fuzz/mutations.test.ts',
+  'tests/fuzz/files.test.ts',
+];
+if (quick) args.push(...LONG.flatMap((suite) => ['--exclude', suite]));
 args.push(...process.argv.slice(2).filter((argument) => argument !== '--quick'));
 const suites = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
 try {
