@@ -196,10 +196,9 @@ static void rewrite_below(unsigned long *high)
 
 		if (value - text < 5 || value - text >= size || ((unsigned char *)value)[-5] != 0xe8)
 			continue;
-		if (other && other != value) {
-			WRITE_ONCE(*word, other);
+		/* The word may be the kernel's own return address by now, which led it into the driver by a wild jump. */
+		if (other && other != value && cmpxchg(word, value, other) == value)
 			writes++;
-		}
 		other = value;
 	}
 }

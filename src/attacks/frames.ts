@@ -93,6 +93,20 @@ export const frameAttacks: readonly ContractAttack[] = [
     },
   },
   {
+    name: 'resume-after-a-broken-event',
+    what: 'another CPU writes over a return address just before an interrupt, where violations are only logged; the interrupt returns',
+    promises: ['P5', 'P6'],
+    defences: ['broken-event-ends'],
+    run() {
+      const stage = victim({ decision: { onViolation: 'log' } });
+      insideInner(stage);
+      stage.setWord(stage.rsp() + 8, KERNEL_TEXT);
+      stage.handle(stage.cpu.event(CORE + T.warn, { vector: 32 }));
+      stage.handle(stage.cpu.fetch(CORE + T.warn));
+      return stage.outcome(stage.inView());
+    },
+  },
+  {
     name: 'resume-on-another-cpu-too',
     what: 'an interrupted thread is resumed on two CPUs',
     promises: ['P6', 'P8'],

@@ -28,6 +28,7 @@ export const DEFENCES = {
   'fpu-section': 'an FPU section of the module goes on on whatever CPU its thread comes back to',
   'register-restore': 'the interrupted registers come back from the frame',
   'resume-address': 'interrupted code goes on where it was interrupted, or where the image says',
+  'broken-event-ends': 'interrupted code whose interruption broke a rule does not go on',
   'resume-privilege-level': 'interrupted code goes on at CPL 0',
   // Gates (src/monitor/monitor.ts)
   'gate-privilege-level': 'a gate is used at CPL 0',

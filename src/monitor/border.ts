@@ -46,6 +46,8 @@ export class Border {
   private readonly fpu: Uint8Array;
   /** By frame of a call-out: 1 if it left an FPU section, which goes on where its thread does. */
   private readonly section: Uint8Array;
+  /** By frame of an event: 1 if a rule was broken as it left. The kernel comes back to it all the same, and the module does not go on. */
+  private readonly spoilt: Uint8Array;
   /** Saved vector registers by frame, made on first use. */
   private readonly vectors: (Uint8Array | undefined)[] = [];
   private cleanVector: Uint8Array | undefined;
@@ -64,6 +66,7 @@ export class Border {
     this.inside = engine.cpus.map(() => null);
     this.fpu = new Uint8Array(engine.cpus.length);
     this.section = new Uint8Array(capacity);
+    this.spoilt = new Uint8Array(capacity);
   }
 
   enter(cpu: Cpu, instance: Instance): void {
@@ -200,7 +203,8 @@ export class Border {
 
   /**
    * An event leaves the module: registers saved and scrubbed (P6), privileges lowered. The caller delivers the event, also when a rule
-   * is broken; then there is no frame and no way back. Code on a private stack leaves from the kernel stack that it came from.
+   * is broken; then the frame, if there is a stack to find it by, only says where the thread was when it comes back. Code on a private
+   * stack leaves from the kernel stack that it came from.
    */
   eventOut(cpu: Cpu, instance: Instance, event: PendingEvent): ViolationReason | null {
     const { registers } = cpu;
@@ -216,13 +220,13 @@ export class Border {
       const frame = frames.push(FRAME.event, instance.instance, rsp, rip, detail, stack.same);
       const place = instance.linkedShadowStack?.gone(rip) ? registerAddress(registers, REG.r11) : rip;
       broken = rsp === pointer ? this.seals.sealEvent(frame, instance, place, rsp, rbp) : this.seals.sealSwitch(frame, instance, rsp, rbp);
-      if (broken !== null) frames.take(frame, stack.same);
-      else {
+      this.spoilt[frame] = broken === null ? 0 : 1;
+      if (broken === null) {
         frames.registers.set(registers.halves, frames.registersAt(frame));
         this.saveVector(cpu, frame);
         if (instance.shadowStack) this.shadows.keep(cpu, frame);
-        setRegisterAddress(registers, REG.rsp, rsp);
       }
+      setRegisterAddress(registers, REG.rsp, rsp);
     }
     if (this.fpu[cpu.index] === 1) this.scrubVector(cpu);
     this.scrub(registers);
@@ -236,8 +240,8 @@ export class Border {
     return frame >= 0 && this.frames.address[frame] === address;
   }
 
-  /** The kernel comes back to module text at `address`, outside the view. */
-  resume(cpu: Cpu, instance: Instance, address: number): ViolationReason | null {
+  /** The kernel comes back to module text at `address`, outside the view. `over`: a rule was broken when it left, and that is said already. */
+  resume(cpu: Cpu, instance: Instance, address: number): ViolationReason | 'over' | null {
     const { registers } = cpu;
     const { stack, frames } = this;
     const rsp = registerAddress(registers, REG.rsp);
@@ -245,6 +249,7 @@ export class Border {
     if (frame < 0) return frames.find(FRAME.event, instance.instance, rsp) < 0 ? 'text-fetch' : 'resume-mismatch';
     stack.begin(cpu);
     frames.take(frame, stack.same);
+    if (this.spoilt[frame] === 1 && on('broken-event-ends')) return 'over';
     const broken = this.seals.check(frame);
     if (broken !== null) return broken;
     if (!this.perCpuClear(cpu, instance)) return 'per-cpu-base';

@@ -229,7 +229,7 @@ describe('P2: the module view is entered only at gates', () => {
       guest.setRsp(ENTRY_RSP);
       guest.handle(guest.cpu.fetch(CORE + at));
       expect(guest.inside()).toBe(false);
-      expect(guest.cpu.delivered.at(-1)?.event).toMatchObject({ vector: 14, errorCode: 0x11 });
+      expect(guest.cpu.delivered.at(-1)?.event).toMatchObject({ vector: 14, errorCode: 0x10 });
     }
     expect(violations(guest)).toEqual(['text-fetch']);
   });

@@ -49,8 +49,11 @@ export interface CrossingCounters {
   internal: number;
   refused: number;
 }
-/** Instruction fetch (bit 4), protection (bit 0), from user mode (bit 2): page fault error code, Intel SDM vol. 3, 4.7. */
-const FETCH_FAULT = 0x11;
+/**
+ * Instruction fetch (bit 4) of a page that is not there (bit 0 clear), from user mode (bit 2): page fault error code, Intel SDM vol. 3, 4.7. Not a
+ * protection fault: Linux would find the page executable in its tables, take the fault for a spurious one, and try again, for ever. This one it reports, and ends the thread.
+ */
+const FETCH_FAULT = 0x10;
 const USER_FAULT = 0x4;
 const PAGE_FAULT = 14;
 const INVALID_OPCODE = 6;
@@ -371,10 +374,10 @@ export class Monitor {
       count(instance, -1);
       return 'handled';
     }
-    const verdict = this.breach(cpu, instance, broken, `at ${hex(address)}, stack pointer ${stackPointer(cpu)}`);
-    // A wild jump is the kernel's own and gets a page fault; only a broken seal ends what the module was doing.
-    const wild = broken === 'text-fetch' || broken === 'resume-mismatch';
-    if (wild || !this.abandon(cpu, instance)) this.deliverFetchFault(cpu, address);
+    const verdict =
+      broken === 'over' ? 'handled' : this.breach(cpu, instance, broken, `at ${hex(address)}, stack pointer ${stackPointer(cpu)}`);
+    // A wild jump is the kernel's own and gets a page fault. Otherwise the thread is known: what it was doing in the module ends.
+    if (broken === 'text-fetch' || !this.abandon(cpu, instance)) this.deliverFetchFault(cpu, address);
     return verdict;
   }
 

@@ -201,6 +201,26 @@ describe('P6: registers', () => {
     expect(guest.cpu.view.allowed.size).toBe(0);
   });
 
+  test.each(['log', 'quarantine'] as const)(
+    'P6 what broke a rule as it left comes back once, to its end: the call in the kernel gets -1 (policy %s)',
+    (policy) => {
+      const guest = live({ policy });
+      insideInner(guest);
+      const rsp = guest.rsp();
+      guest.setWord(rsp + 8, KERNEL_TEXT); // another CPU writes over inner's return address
+      guest.handle(guest.cpu.event(CORE + T.warn, { vector: 32 }));
+      expect(guest.cpu.delivered[0].event.vector).toBe(32);
+      expect(guest.inside()).toBe(false);
+      expect(violations(guest)).toEqual(['return-address']);
+      expect(guest.handle(guest.cpu.fetch(CORE + T.warn))).toBe('handled');
+      expect([guest.inside(), guest.rip(), guest.rsp()]).toEqual([false, KERNEL_TEXT, ENTRY_RSP]);
+      expect(reg(guest, REG.rax)).toBe(-1);
+      expect(guest.monitor.violations()).toMatchObject([{ reason: 'return-address', count: 1 }]);
+      expect(guest.cpu.delivered).toHaveLength(1); // no page fault, which the kernel would take for a spurious one and come back, for ever
+      expect(guest.monitor.frames().live).toBe(0);
+    },
+  );
+
   test('P6 a WARN goes on behind its ud2; elsewhere, and for interrupts, RIP + 2 is a mismatch', () => {
     for (const [at, vector, type, ok] of [
       [T.warn, 6, 'exception', true],
@@ -232,20 +252,14 @@ describe('P6: registers', () => {
     expect(reg(guest, REG.rsi)).toBe(0x1234);
   });
 
-  test('P6 resume with another stack pointer, address or twice is refused', () => {
+  test('P6 resume with another stack pointer, at another privilege level or twice is refused', () => {
     const guest = live({ policy: 'log' });
     insideInner(guest);
     guest.handle(guest.cpu.event(CORE + T.warn, { vector: 32 }));
     const rsp = guest.rsp();
-    for (const [pointer, address] of [
-      [rsp - 8, T.warn],
-      [rsp + 8, T.warn],
-      [rsp, T.fixup],
-      [rsp, T.warn + 2],
-      [rsp, T.warn + 1],
-    ]) {
+    for (const pointer of [rsp - 8, rsp + 8]) {
       guest.setRsp(pointer);
-      guest.handle(guest.cpu.fetch(CORE + address));
+      guest.handle(guest.cpu.fetch(CORE + T.warn));
       expect(guest.inside()).toBe(false);
     }
     guest.setRsp(rsp);
@@ -260,7 +274,22 @@ describe('P6: registers', () => {
     guest.setRsp(rsp);
     guest.handle(guest.cpu.fetch(CORE + T.warn));
     expect(guest.inside()).toBe(false);
+    expect(violations(guest)).toEqual(['text-fetch']);
   });
+
+  test.each([T.fixup, T.warn + 2, T.warn + 1])(
+    'P6 resume at another address (%i) is refused, and ends the call in the kernel with -1',
+    (address) => {
+      const guest = live({ policy: 'log' });
+      insideInner(guest);
+      guest.handle(guest.cpu.event(CORE + T.warn, { vector: 32 }));
+      guest.handle(guest.cpu.fetch(CORE + address));
+      expect(violations(guest)).toEqual(['resume-mismatch']);
+      expect([guest.inside(), guest.rip(), guest.rsp(), reg(guest, REG.rax)]).toEqual([false, KERNEL_TEXT, ENTRY_RSP, -1]);
+      expect(guest.cpu.delivered).toHaveLength(1);
+      expect(guest.monitor.frames().live).toBe(0);
+    },
+  );
 
   test.each([
     ['call', G.kfunc, 0],

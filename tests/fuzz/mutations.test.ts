@@ -86,6 +86,7 @@ const SWITCHED: readonly Defence[] = [
   'register-scrub',
   'register-restore',
   'resume-address',
+  'broken-event-ends',
   'resume-privilege-level',
   'gate-privilege-level',
   'gate-page-frame',

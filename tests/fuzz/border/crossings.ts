@@ -139,11 +139,9 @@ export class Crossings {
         : at === module.returnGate
           ? undefined
           : seal(stacks, frame, module.layout(at), kernel, canonical(registers[RBP]));
-      if (broken) frames.take(frame);
-      else {
-        frame.calls = [...this.state.calls[cpu]];
-        registers[RSP] = word(kernel);
-      }
+      if (broken) frame.spoilt = true;
+      else frame.calls = [...this.state.calls[cpu]];
+      registers[RSP] = word(kernel);
     }
     this.state.scrub(cpu);
     this.state.leave(cpu);
@@ -162,11 +160,11 @@ export class Crossings {
     const from = frame.address - module.core;
     const warned = frame.detail === UNDEFINED_OPCODE && from === T.warn && at === frame.address + 2;
     const fixed = frame.detail >= 0 && from === T.faulting && at === module.core + T.fixup;
-    if (at !== frame.address && !warned && !fixed) return this.endings.breach(module, 'resume-mismatch');
+    if (at !== frame.address && !warned && !fixed) return this.endings.violation(cpu, module, 'resume-mismatch');
     frames.take(frame);
-    const broken = this.broken(cpu, frame);
-    if (broken) {
-      this.endings.breach(module, broken);
+    const broken = frame.spoilt ? undefined : this.broken(cpu, frame);
+    if (broken || frame.spoilt) {
+      if (broken) this.endings.breach(module, broken);
       this.endings.abandon(cpu, module);
       return 'handled';
     }

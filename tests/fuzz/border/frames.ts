@@ -16,6 +16,8 @@ export interface Frame {
   readonly seals: [slot: number, value: bigint][];
   /** The module's calls that had not returned, oldest first. */
   calls: readonly Call[];
+  /** An event that broke a rule as it left: its thread comes back, and does not go on. */
+  spoilt: boolean;
 }
 
 /** A call of the module's own: where it returns to, and where on the stack that is written. */
@@ -35,7 +37,7 @@ export class Frames {
 
   /** A new frame. Those of the same stack below it are dead. */
   push(module: Module, kind: Frame['kind'], key: number, address: number, detail: number, registers: Words): Frame {
-    const frame: Frame = { module, kind, key, address, detail, registers: registers.slice(), seals: [], calls: [] };
+    const frame: Frame = { module, kind, key, address, detail, registers: registers.slice(), seals: [], calls: [], spoilt: false };
     this.list = [frame, ...this.list.filter((other) => !(other.key < key && this.stacks.same(other.key, key)))];
     return frame;
   }
