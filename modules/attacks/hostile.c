@@ -168,11 +168,12 @@ static int look_around(void *unused)
 
 static void other_cpu(void)
 {
-	unsigned int other = cpumask_any_but(cpu_online_mask, get_cpu());
+	unsigned int other = cpumask_any_but(cpu_online_mask, 0);
 	struct task_struct *task = NULL;
 	unsigned int turns;
 
-	put_cpu();
+	/* Waiting for the new thread, this one could wake up on the other CPU. There it would keep the new one from running, in the module. */
+	set_cpus_allowed_ptr(current, cpumask_of(0));
 	if (other < nr_cpu_ids)
 		task = kthread_create(look_around, NULL, "hostile");
 	if (IS_ERR_OR_NULL(task)) {

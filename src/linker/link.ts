@@ -66,7 +66,7 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
   const recorded = policy.shadowStack ? recordedCode(object, analysis) : undefined;
   const thunks = addThunks(object, analysis.registers);
   const routines = addDeviceRoutines(object, analysis.deviceRoutines);
-  const shadow = recorded && addShadowStack(object, functionEntries(analysis, recorded), file);
+  const shadow = recorded && addShadowStack(object, functionEntries(analysis.edits), recorded, file);
   const table = addGates(object, { ...analysis, calls: callGates(analysis, recorded) });
   shadow?.complete(table.returnGate);
   for (const jump of routines.jumps) jump.symbol = table.call(jump.symbol);
@@ -74,9 +74,7 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
     padToPages(section, section.name === HEAP_SECTION ? policy.heap : undefined);
     if (section.name === HEAP_SECTION) writeHeapSize(section);
   }
-  const spent = new Set(
-    analysis.edits.filter((edit) => apply(edit, thunks, routines, shadow, recorded, table)).map(({ relocation }) => relocation),
-  );
+  const spent = new Set(analysis.edits.filter((edit) => apply(edit, thunks, routines, shadow, table)).map(({ relocation }) => relocation));
   for (const section of object.sections) section.relocations = section.relocations.filter((relocation) => !spent.has(relocation));
   dropUnusedSymbols(object);
 
@@ -105,10 +103,7 @@ export function linkModule(input: Uint8Array, file: string, policy: LinkPolicy =
 
 /** Tells of functions without a record in the warnings. */
 function recordedCode(object: ElfObject, { edits, warnings }: Analysis): RecordedCode {
-  const recorded = new RecordedCode(
-    object,
-    edits.filter(({ decision }) => decision.kind === 'function-entry'),
-  );
+  const recorded = new RecordedCode(object, functionEntries(edits));
   const { length } = recorded.without;
   const names = recorded.without.slice(0, 5).join(', ');
   if (length > 0)
@@ -116,9 +111,8 @@ function recordedCode(object: ElfObject, { edits, warnings }: Analysis): Recorde
   return recorded;
 }
 
-/** `call __fentry__` of the functions that get a record. */
-const functionEntries = ({ edits }: Analysis, recorded: RecordedCode): Edit[] =>
-  edits.filter(({ section, relocation, decision }) => decision.kind === 'function-entry' && recorded.has(section, relocation.offset));
+/** Every `call __fentry__`. */
+const functionEntries = (edits: readonly Edit[]): Edit[] => edits.filter(({ decision }) => decision.kind === 'function-entry');
 
 /** Carries out one edit. True if the relocation is used up. */
 function apply(
@@ -126,7 +120,6 @@ function apply(
   thunks: ReadonlyMap<string, ElfSymbol>,
   routines: DeviceRoutines,
   shadow: ShadowStack | undefined,
-  recorded: RecordedCode | undefined,
   table: GateTable,
 ): boolean {
   switch (decision.kind) {
@@ -140,13 +133,15 @@ function apply(
       relocation.symbol = stub;
       return false;
     }
-    case 'return':
-      if (shadow === undefined || !recorded?.has(section, relocation.offset)) {
+    case 'return': {
+      const leave = shadow?.leave(section, relocation.offset);
+      if (leave === undefined) {
         section.data.set(RETURN5, relocation.offset - 1);
         return true;
       }
-      relocation.symbol = shadow.leave;
+      relocation.symbol = leave;
       return false;
+    }
     case 'indirect': {
       const thunk = thunks.get(decision.register);
       if (!thunk) throw new Error(`no thunk was made for ${decision.register}`);

@@ -22,6 +22,7 @@ import {
   STUB_SIZE,
 } from '../policy/shadow-stack.ts';
 import { DEVICE_SECTION, GATE_SECTION } from '../policy/manifest.ts';
+import type { RecordedCode } from './recorded.ts';
 import { isInit, THUNK_SECTION } from './section-rules.ts';
 
 const PAGE_SIZE = 4096;
@@ -126,9 +127,10 @@ export interface CodePlace {
 }
 
 export interface ShadowStack {
-  /** By the relocation of the function's `call __fentry__`. */
+  /** By the relocation of the function's `call __fentry__`, of those that get a record. */
   stubs: ReadonlyMap<Relocation, ElfSymbol>;
-  leave: ElfSymbol;
+  /** What a return at this place becomes a jump to, if its function has a record. */
+  leave(section: Section, offset: number): ElfSymbol | undefined;
   /** The return gate, when there is one, completes the routines. */
   complete(returnGate: ElfSymbol): void;
 }
@@ -141,12 +143,17 @@ export interface Parts {
   thunks: Section | undefined;
 }
 
-/** Adds the routines, with a stub for each relocation of `call __fentry__` given, and the private sections. Gates must not have been added yet. Throws UserError for too many sections. */
+/**
+ * Adds the routines, with a stub for each function that has a record (`entries` are the relocations of all `call __fentry__`), and the private sections.
+ * Gates must not have been added yet. Throws UserError for too many sections.
+ */
 export function addShadowStack(
   object: ElfObject,
-  functions: readonly { section: Section; relocation: Relocation }[],
+  entries: readonly { section: Section; relocation: Relocation }[],
+  recorded: RecordedCode,
   file: string,
 ): ShadowStack {
+  const functions = entries.filter(({ section, relocation }) => recorded.has(section, relocation.offset));
   const own = object.sections.filter(hasCalls);
   if ((own.length + 1) * RANGE_SIZE > PAGE_SIZE)
     throw new UserError(`${file} has ${own.length} sections of code; a shadow stack is linked for at most ${PAGE_SIZE / RANGE_SIZE - 1}`);
@@ -183,9 +190,10 @@ export function addShadowStack(
     parts.text.relocations.push({ offset: at + STUB_BODY, type: R.pc32, symbol: start(place), addend: bodyOf(relocation) - 4 });
     stubs.set(relocation, symbol(`guard.enter.${place.name}+${relocation.offset - 1}`, parts.text, at, STUB_SIZE));
   }
+  const leave = symbol('guard.leave', parts.text, SHADOW.leave, SHADOW.stubs - SHADOW.leave);
   return {
     stubs,
-    leave: symbol('guard.leave', parts.text, SHADOW.leave, SHADOW.stubs - SHADOW.leave),
+    leave: (section, offset) => (recorded.has(section, offset) ? leave : undefined),
     complete(returnGate) {
       const [[offset]] = FIELDS;
       parts.text.relocations.push({ offset, type: R.abs32s, symbol: returnGate, addend: 0 });
