@@ -35,8 +35,6 @@ const OTHER_KERNEL = [
 const MEMORY = 128 << 20;
 /** Longest wait for a boot, and for an answer, ms: the machine may be loaded. */
 const PATIENCE = 60_000;
-/** With its defence an attack that was not made is tried once more. */
-const HELD_TRIES = 2;
 /** Without its defence the guest may come to grief by itself before the attack is made: it gets some more tries, and less time for each. */
 const TRIES = 6;
 const LESS_PATIENCE = 15_000;
@@ -213,21 +211,20 @@ export async function runGuestAttacks(attacks: readonly GuestAttack[], step: Pro
     if (verdict === 'gained') return { gained: text, reasons, dead: undefined };
     return { gained: undefined, reasons, dead: verdict === 'nothing' ? undefined : (text ?? `the guest says "${answer}"`) };
   };
-  /** Until the attack was made: on a loaded host a guest may not come to it in time. What kills a guest kills the next one too. */
-  const tried = async (attack: GuestAttack, patience: number, tries: number): Promise<Outcome> => {
-    let outcome = await attempt(attack, patience);
-    for (let turn = 1; turn < tries && outcome.dead !== undefined; turn++) outcome = await attempt(attack, patience);
+  const unchecked = async (attack: GuestAttack): Promise<Outcome> => {
+    let outcome = await attempt(attack, LESS_PATIENCE);
+    for (let turn = 1; turn < TRIES && outcome.dead !== undefined; turn++) outcome = await attempt(attack, LESS_PATIENCE);
     return outcome;
   };
   const results: Result[] = [];
   for (const attack of attacks) {
     step({ text: `guest: ${attack.name}` });
     const { by: _, action: __, last: ___, ...about } = attack;
-    const held = await tried(attack, PATIENCE, HELD_TRIES);
+    const held = await attempt(attack, PATIENCE);
     const without =
       typeof about.defences === 'string' || withoutDefences === undefined
         ? undefined
-        : await withoutDefences(about.defences, () => tried(attack, LESS_PATIENCE, TRIES));
+        : await withoutDefences(about.defences, () => unchecked(attack));
     results.push({ ...about, stage: 'guest', with: held, without });
   }
   if (guest !== undefined && !(await guest.quit())) {
