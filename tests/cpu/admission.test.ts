@@ -21,14 +21,19 @@ test.each([
   ['21d89c', 'reads a flag that another left undefined'], // AND; PUSHF
   ['f0f0f0f0f00f04', 'undefined, or too long'],
   ['6767268f8a966fa9a4e5a673e36e66', 'undefined, or too long'], // XOP
+  ['660f01c1cccccccccccccccccccccc', 'a call of the hypervisor'],
 ])('%s: left out: %s', (code, reason) => {
   const verdict = admit(newCase(64, Buffer.from(code, 'hex'), 'gi', 1), sides);
   expect(verdict).toEqual({ kind: 'leave out', reason });
 });
 
-test.each(['c5f877', '0f01d9', '660f78c00102'])('%s, of a feature that the engine lacks, must be refused', (code) => {
-  expect(admit(newCase(64, Buffer.from(code, 'hex'), 'gi', 1), sides)).toEqual({ kind: 'refuse' });
-});
+// The last: KORB with a reserved bit, which Zen 4 executes
+test.each(['c5f877', '0f01d9', '660f78c00102', 'c56545c3cccccccccccccccccccccc'])(
+  '%s, of a feature that the engine lacks, must be refused',
+  (code) => {
+    expect(admit(newCase(64, Buffer.from(code, 'hex'), 'gi', 1), sides)).toEqual({ kind: 'refuse' });
+  },
+);
 
 test.each([
   ['01d8', 'ADD'],

@@ -111,6 +111,8 @@ const LONGEST_OPERANDS = 10;
 /** First bytes of EVEX, XOP and VEX: up to three more and the opcode follow. */
 const ESCAPES: readonly number[] = [0x62, 0x8f, 0xc4, 0xc5];
 const LONGEST_ESCAPE = 4;
+/** ModRM of VMCALL and VMMCALL, which a hypervisor may answer with whatever prefixes. */
+const HYPERCALLS: readonly number[] = [0xc1, 0xd9];
 
 const leaveOut = (reason: string): Verdict => ({ kind: 'leave out', reason });
 
@@ -123,15 +125,19 @@ function judge(decoded: Decoded, code: Uint8Array, row: Row | undefined, { bits 
   const exclusion = EXCLUSIONS.find(([, matches]) => matches(decoded, encoding?.prefixes ?? [], row));
   if (exclusion !== undefined) return leaveOut(exclusion[0]);
   const isUndefined = row?.handler === 'UD' || !(decoded.valid || (decoded.cut && row !== undefined));
-  return isUndefined ? judgeUndefined(code, encoding) : undefined;
+  return isUndefined ? judgeUndefined(code, encoding, sides) : undefined;
 }
 
-/** How much a CPU fetches of what it does not know is its own business (Intel SDM vol. 3, table 7-2: the three have one priority). */
-function judgeUndefined(code: Uint8Array, encoding: Encoding | undefined): Verdict | undefined {
+/**
+ * How much a CPU fetches of what it does not know is its own business (Intel SDM vol. 3, table 7-2: the three have one priority). So is what one that
+ * has AVX makes of its reserved bits.
+ */
+function judgeUndefined(code: Uint8Array, encoding: Encoding | undefined, sides: Sides): Verdict | undefined {
+  if (encoding?.map === 1 && encoding.opcode === 0x01 && HYPERCALLS.includes(encoding.modrm)) return leaveOut('a call of the hypervisor');
   const isEscape = encoding?.map === 0 && ESCAPES.includes(encoding.opcode);
   const end = (encoding?.length ?? code.length) + (isEscape ? LONGEST_ESCAPE : 0) + LONGEST_OPERANDS;
   if (end > code.length) return leaveOut(code.length < 15 ? 'undefined, or a page fault of its fetch' : 'undefined, or too long');
-  return undefined;
+  return isEscape && !sides.engine.has('AVX') ? { kind: 'refuse' } : undefined;
 }
 
 /** Offsets within the string of the instructions that can follow; behind the string lies INT3. */

@@ -6,7 +6,7 @@ import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { type Case, newCase } from './fixture.ts';
 import { generate, hash } from './generate.ts';
 import { decode } from './iced.ts';
-import { CODE, CODE_END, DATA, START, STACK } from './layout.ts';
+import { CODE, CODE_END, DATA, isCanonical, START, STACK } from './layout.ts';
 import { LEGACY_PREFIXES } from './match.ts';
 import { Random } from './state.ts';
 
@@ -119,7 +119,7 @@ function place(test: Case, random: Random): Case {
     at,
     code: test.code.slice(0, CODE_END - at),
     // Not every hypervisor enters user code whose stack pointer is not canonical.
-    registers: test.registers.filter(([register, value]) => register !== RSP || BigInt.asIntN(48, value) === BigInt.asIntN(64, value)),
+    registers: test.registers.filter(([register, value]) => register !== RSP || isCanonical(value)),
     rflags: flags === undefined ? test.rflags : BigInt(flags),
   };
 }

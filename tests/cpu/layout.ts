@@ -56,3 +56,14 @@ export const SELECTOR = { code16: 0x07, code32: 0x23, data: 0x2b, code64: 0x33 }
 export function codeSegment(bits: Bits): { selector: number; base: number } {
   return bits === 16 ? { selector: SELECTOR.code16, base: CODE } : { selector: bits === 32 ? SELECTOR.code32 : SELECTOR.code64, base: 0 };
 }
+
+/** The first address that is not canonical: bits 63 to 47 of one that is are alike (Intel SDM vol. 1, 3.3.7.1). */
+const EDGE = 1n << 47n;
+
+export const isCanonical = (address: bigint): boolean => BigInt.asIntN(48, address) === BigInt.asIntN(64, address);
+
+/** Canonical, and within a page of addresses that are not. */
+export function isAtEdge(address: bigint): boolean {
+  const signed = BigInt.asIntN(64, address);
+  return isCanonical(address) && (signed >= EDGE - 0x1000n || signed < 0x1000n - EDGE);
+}

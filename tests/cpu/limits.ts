@@ -1,7 +1,7 @@
 /** What the kernel of a host may keep from user code, found out by trying. Cases that it concerns cannot be compared there. */
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { type Case, END, newCase } from './fixture.ts';
-import type { Bits } from './layout.ts';
+import { type Bits, isCanonical } from './layout.ts';
 import type { Native } from './native.ts';
 
 export interface Limit {
@@ -13,8 +13,7 @@ const RSP = 4;
 /** They see the descriptor of 32-bit code, or go there. */
 const READS_DESCRIPTORS = /^(LAR|LSL|VERR|VERW|CALLF|JMPF|RETF|IRET)$/;
 
-const isOddStack = (test: Case): boolean =>
-  test.registers.some(([register, value]) => register === RSP && BigInt.asIntN(48, value) !== BigInt.asIntN(64, value));
+const isOddStack = (test: Case): boolean => test.registers.some(([register, value]) => register === RSP && !isCanonical(value));
 
 function nop(bits: Bits, registers: Case['registers'] = []): Case {
   return { ...newCase(bits, [0x90], 'gi', 1), registers };
