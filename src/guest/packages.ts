@@ -3,7 +3,7 @@
  * package lists, private ones are fetched into the cache. A package already unpacked is not downloaded again.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../base/errors.ts';
 import { cacheFolder } from './cache.ts';
@@ -15,6 +15,9 @@ export interface Package {
   version: string;
   folder: string;
 }
+
+/** File in a package's folder that is all there. */
+const COMPLETE = '.complete';
 
 interface Command {
   stdout: string;
@@ -97,7 +100,7 @@ export async function resolveMeta(meta: string, prefix: string, progress: Progre
 export function cachedPackage(name: string): Package | undefined {
   const folder = cacheFolder('packages');
   const hit = readdirSync(folder)
-    .filter((entry) => entry.startsWith(`${name}_`) && existsSync(join(folder, entry, '.complete')))
+    .filter((entry) => entry.startsWith(`${name}_`) && existsSync(join(folder, entry, COMPLETE)))
     .sort((a, b) => statSync(join(folder, a)).mtimeMs - statSync(join(folder, b)).mtimeMs)
     .at(-1);
   return hit === undefined ? undefined : { name, version: decodeURIComponent(hit.slice(name.length + 1)), folder: join(folder, hit) };
@@ -111,9 +114,7 @@ export async function fetchPackage(name: string, progress: Progress): Promise<Pa
   const version = await field(options, name, 'Version');
   const size = Number(await field(options, name, 'Size')) || 0;
   const folder = cacheFolder('packages');
-  const work = join(folder, `.work-${process.pid}-${name}`);
-  rmSync(work, { recursive: true, force: true });
-  mkdirSync(work, { recursive: true });
+  const work = mkdtempSync(join(folder, `.work-${name}-`));
   try {
     await download(options, name, size, work, progress);
     const file = readdirSync(work).find((entry) => entry.endsWith('.deb'));
@@ -127,13 +128,24 @@ export async function fetchPackage(name: string, progress: Progress): Promise<Pa
         'delete the cache folder and try again',
         'failed',
       );
-    writeFileSync(join(tree, '.complete'), `${name} ${version}\n`);
+    writeFileSync(join(tree, COMPLETE), `${name} ${version}\n`);
     const target = join(folder, `${name}_${encodeURIComponent(version)}`);
-    rmSync(target, { recursive: true, force: true });
-    renameSync(tree, target);
+    moveInto(tree, target);
     return { name, version, folder: target };
   } finally {
     rmSync(work, { recursive: true, force: true });
+  }
+}
+
+/** Gives an unpacked package its name. One that another process has unpacked meanwhile stays, for it may be in use. */
+export function moveInto(tree: string, target: string): void {
+  try {
+    renameSync(tree, target); // fails where there is something: both are folders, and never empty
+  } catch (error) {
+    if (existsSync(join(target, COMPLETE))) return;
+    if (!existsSync(target)) throw error;
+    rmSync(target, { recursive: true, force: true });
+    renameSync(tree, target);
   }
 }
 

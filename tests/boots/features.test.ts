@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { boot, cModules, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, cModules, scratch, skipReason, succeed } from './guest.ts';
 
 const source = (name: string) => fileURLToPath(new URL(`../../modules/features/${name}`, import.meta.url));
 const MODULES = ['contexts', 'interfaces', 'faults', 'io', 'switches', 'client'];
@@ -95,7 +95,7 @@ describe.skipIf(skip)('what modules meet', () => {
   let control: ReturnType<typeof run>;
 
   beforeAll(() => {
-    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    const ok = (...args: string[]) => succeed(space.folder, ...args);
     ok('keygen', 'admin');
     ok('build-module', ...MODULES.map((name) => source(`${name}.c`)));
     const compiled = spawnSync('gcc', ['-static', '-O2', '-o', 'user', source('user.c')], { cwd: space.folder, encoding: 'utf8' });

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { expect } from 'vitest';
 import { readModInfo } from '../../src/elf/modinfo.ts';
 import { readObject } from '../../src/elf/read.ts';
 import { isOnPath } from '../../src/guest/c-module.ts';
@@ -36,6 +37,12 @@ export function portcullis(
     timeout,
   });
   return { code: result.status, out: result.stdout, err: result.stderr };
+}
+
+/** Runs the command line in a folder, which must succeed; what it says is shown where it does not. */
+export function succeed(cwd: string, ...args: string[]): void {
+  const { code, err } = portcullis(args, { cwd });
+  expect(code, `${args.join(' ')}: ${err}`).toBe(0);
 }
 
 /** The object on the last line of standard output. */

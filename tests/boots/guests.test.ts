@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { isOnPath } from '../../src/guest/c-module.ts';
 import { elf32 } from './bare-metal.ts';
-import { boot, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, portcullis, scratch, skipReason, succeed } from './guest.ts';
 
 const space = scratch();
 afterAll(() => space.remove());
@@ -91,7 +91,7 @@ test.skipIf(skipReason(lacking.length ? `no ${lacking.join(' and ')}: C module n
   { timeout: 240_000 },
   () => {
     const source = fileURLToPath(new URL('../../modules/example/example.c', import.meta.url));
-    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    const ok = (...args: string[]) => succeed(space.folder, ...args);
     ok('build-module', source);
     expect(existsSync(`${space.folder}/example.ko`)).toBe(true);
     ok('link', './example.ko');

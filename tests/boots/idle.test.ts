@@ -7,7 +7,7 @@ import { cachedPackage } from '../../src/guest/packages.ts';
 import { cachedKernel } from '../../src/guest/fetch.ts';
 import { isOnPath } from '../../src/guest/c-module.ts';
 import { contentSha256 } from '../../src/net/peer/content.ts';
-import { boot, lastJson, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, lastJson, portcullis, scratch, skipReason, succeed } from './guest.ts';
 
 const source = (path: string) => fileURLToPath(new URL(`../../modules/${path}`, import.meta.url));
 const space = scratch();
@@ -88,7 +88,7 @@ describe.skipIf(skip)('demo idle --json', () => {
     const refused = events.filter(({ event }) => event === 'mwait.refused');
     expect(refused.length).toBeGreaterThan(0);
     expect(refused.every(({ module, cpu }) => module === 'idle' && [1, 2].includes(cpu))).toBe(true);
-    expect(portcullis(['audit', 'verify', `${space.folder}/demo.ndjson`])).toMatchObject({ code: 0 });
+    succeed(space.folder, 'audit', 'verify', 'demo.ndjson');
   });
 
   test('everybody else got #UD throughout', () => {
@@ -106,7 +106,7 @@ describe.skipIf(skip)('a network driver, the idle driver and the vault, guarded 
   let events: Record<string, string>[];
 
   beforeAll(() => {
-    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    const ok = (...args: string[]) => succeed(space.folder, ...args);
     const build = (path: string) => ok('build-module', source(`${path}.c`), '--output', `${path.split('/').at(-1)}.ko`);
     const grant = (module: string, privilege: string) => {
       const files = ['--manifest', `${module}.guarded.ko.manifest.json`, '--key', 'admin.key', '--output', `${module}.grant.json`];

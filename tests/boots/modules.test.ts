@@ -1,6 +1,6 @@
 /** Stock drivers of several kinds, linked, granted without privileges, and loaded and unloaded guarded in one guest. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { boot, dependencies, portcullis, scratch, stockModule } from './guest.ts';
+import { boot, dependencies, scratch, stockModule, succeed } from './guest.ts';
 
 const MODULES = ['e1000', 'e1000e', '8139cp', 'virtio_net', '8021q'];
 const space = scratch();
@@ -8,7 +8,7 @@ const result: { boot?: ReturnType<typeof boot> } = {};
 
 beforeAll(() => {
   const options: string[] = ['--trust', 'admin.pub', '--net', 'peer', 'none,model=rtl8139'];
-  const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+  const ok = (...args: string[]) => succeed(space.folder, ...args);
   ok('keygen', 'admin');
   for (const name of MODULES) {
     ok('link', name);

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { boot, cModules, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, cModules, scratch, skipReason, succeed } from './guest.ts';
 
 const source = (name: string) => fileURLToPath(new URL(`../../modules/${name}.c`, import.meta.url));
 /** Imports no print function. */
@@ -28,7 +28,7 @@ const said = (console: string) => [...console.matchAll(/^@@ (.*)$/gm)].map(([, l
 
 describe.skipIf(skip)('refusals help', () => {
   beforeAll(() => {
-    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    const ok = (...args: string[]) => succeed(space.folder, ...args);
     ok('keygen', 'admin');
     ok('build-module', source('features/faults'), source('example/example'));
     for (const name of ['faults', 'example']) ok('link', `./${name}.ko`);
@@ -70,7 +70,7 @@ describe.skipIf(skip)('refusals help', () => {
   });
 
   test('a stock module that never prints says it too, and the kernel has nothing to say about that', { timeout: 120_000 }, () => {
-    expect(portcullis(['link', MUTE], { cwd: space.folder })).toMatchObject({ code: 0 });
+    succeed(space.folder, 'link', MUTE);
     const script = `insmod /lib/modules/${MUTE}.ko || echo "@@ refused"; dmesg | grep -E 'portcullis:|symbol version' | sed 's/^\\[[^]]*\\] /@@ /'`;
     const guest = boot(space.folder, script, '--module', `${MUTE}.guarded.ko`);
     expect(said(guest.console)).toEqual([

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { isOnPath } from '../../src/guest/c-module.ts';
 import { cachedKernel } from '../../src/guest/fetch.ts';
 import { cachedPackage } from '../../src/guest/packages.ts';
-import { cli, lastJson, portcullis, scratch, skipReason } from './guest.ts';
+import { cli, lastJson, scratch, skipReason, succeed } from './guest.ts';
 
 const root = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const space = scratch();
@@ -101,7 +101,7 @@ describe.skipIf(skipReason(missing))('P5 a second CPU rewrites return addresses 
   let runs = 0;
 
   beforeAll(async () => {
-    const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+    const ok = (...args: string[]) => succeed(space.folder, ...args);
     ok('build-module', root('modules/attacks/rewrite.c'), '--output', 'rewrite.ko');
     ok('keygen', 'admin');
     ok('link', 'e1000');

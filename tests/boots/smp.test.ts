@@ -6,7 +6,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { cachedKernel } from '../../src/guest/fetch.ts';
 import { buildProbeModule, PROBE_NAME } from '../../src/guest/probe-module.ts';
 import { contentSha256 } from '../../src/net/peer/content.ts';
-import { boot, portcullis, scratch } from './guest.ts';
+import { boot, scratch, succeed } from './guest.ts';
 
 const space = scratch();
 afterAll(() => space.remove());
@@ -112,7 +112,7 @@ test('P1 P8 the stock e1000 guarded on four CPUs: whole downloads, its interrupt
   const JOBS = 4;
   const kernel = cachedKernel();
   if (kernel === undefined) throw new Error('no stock kernel: run portcullis doctor --fetch');
-  const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+  const ok = (...args: string[]) => succeed(space.folder, ...args);
   ok('keygen', 'admin');
   ok('link', 'e1000');
   ok(

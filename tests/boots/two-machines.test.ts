@@ -7,14 +7,14 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { elf32, exitWith, print } from './bare-metal.ts';
-import { lastJson, portcullis, scratch } from './guest.ts';
+import { lastJson, portcullis, scratch, succeed } from './guest.ts';
 
 const space = scratch();
 afterAll(() => space.remove());
 const LIMIT = { timeout: 300_000 };
 const MIB = 1 << 20;
 
-const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+const ok = (...args: string[]) => succeed(space.folder, ...args);
 const config = (name: string, options: object) => space.write(`${name}.json`, JSON.stringify({ name, ...options }));
 
 const ADDRESS = { one: '10.98.0.1', two: '10.98.0.2', three: '10.98.0.3' } as const;

@@ -3,7 +3,7 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { boot, cModules, lastJson, portcullis, scratch, skipReason } from './guest.ts';
+import { boot, cModules, lastJson, portcullis, scratch, skipReason, succeed } from './guest.ts';
 
 const source = (path: string) => fileURLToPath(new URL(`../../modules/${path}`, import.meta.url));
 const space = scratch();
@@ -11,7 +11,7 @@ afterAll(() => space.remove());
 
 const skip = skipReason(cModules());
 
-const ok = (...args: string[]) => expect(portcullis(args, { cwd: space.folder }), args.join(' ')).toMatchObject({ code: 0 });
+const ok = (...args: string[]) => succeed(space.folder, ...args);
 const build = (path: string) => ok('build-module', source(`${path}.c`), '--output', `${path.split('/').at(-1)}.ko`);
 const grant = (module: string, ...privileges: string[]) =>
   ok(

@@ -1,7 +1,7 @@
 /** What differs between an expected outcome and the guest's, after leaving out what the manuals leave open. */
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { type Case, END, FIELDS, input, NAMES, type Outcome } from './fixture.ts';
-import { isAtEdge, isCanonical, WINDOWS } from './layout.ts';
+import { isAtEdge, isCanonical, WINDOWS, type Window } from './layout.ts';
 import { split } from './match.ts';
 
 const [CF, AF, OF] = [0x1, 0x10, 0x800];
@@ -19,7 +19,7 @@ export function differences(row: Instruction | undefined, test: Case, expected: 
   const check = (what: string, want: bigint | number | string, got: bigint | number | string): void => {
     if (want !== got) found.push(`${what}: expected ${show(want)}, got ${show(got)}`);
   };
-  if (isOpenException(row, test, expected, actual)) return found;
+  if (isOpenException(row, test, expected, actual) || isMisalignMasked(expected) || writesOwnCode(row, test, expected)) return found;
   check('vector', expected.vector, actual.vector);
   check('rip', expected.rip, actual.rip);
   if (expected.vector !== actual.vector) return found;
@@ -74,6 +74,17 @@ function isOpenException(row: Instruction | undefined, test: Case, expected: Out
   if (want === STACK_FAULT && got === GENERAL_PROTECTION) return /^FX(SAVE|RSTOR)/.test(mnemonic);
   return !isDone(test, expected) && isDone(test, actual) && masksAll(mnemonic, test);
 }
+/** AMD has a further bit of MXCSR (MM, APM vol. 2, 11.5.7), with a feature that the engine does not announce: reserved. */
+const isMisalignMasked = ({ fx }: Outcome): boolean => (new DataView(fx.buffer, fx.byteOffset).getUint32(24, true) & 0x2_0000) !== 0;
+
+/** A string instruction that writes over itself goes on at its next iteration, or is read again first (Intel SDM vol. 3, 9.1.3). */
+function writesOwnCode(row: Instruction | undefined, test: Case, { memory }: Outcome): boolean {
+  if (!/^(STOS|MOVS|INS)$/.test(row?.mnemonic ?? '')) return false;
+  const w = WINDOWS.findIndex(({ base, size }) => test.at >= base && test.at < base + size);
+  const from = test.at - (WINDOWS[w] as Window).base;
+  return Buffer.compare((memory[w] as Uint8Array).subarray(from, from + test.code.length), test.code) !== 0;
+}
+
 /** The instruction came to its end: what was raised, if anything, is a trap, or a fault of what follows. */
 const isDone = (test: Case, { vector, rip }: Outcome): boolean => vector === END || rip !== BigInt(test.at);
 
