@@ -35,7 +35,7 @@ socket.pipe(socket);
 
 test('a program that ends at once is named with what it said', async () => {
   const passt = program('#!/bin/sh\necho "no template interface" >&2\nexit 3\n');
-  await expect(openUser({ log: silentLog, passt })).rejects.toThrow(/code 3\. no template interface/);
+  await expect(openUser({ log: silentLog, passt, settle: 30_000 })).rejects.toThrow(/code 3\. no template interface/);
 });
 
 test('a missing program names the package', async () => {

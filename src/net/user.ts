@@ -15,10 +15,11 @@ export interface UserOptions {
   log: Log;
   /** The passt program; looked up on PATH by default. */
   passt?: string;
+  /** How long passt may take to fail because of its options or rights, ms; 200 by default. What fails later is logged. */
+  settle?: number;
 }
 
 const SOCKET_FD = 3;
-/** How long passt may take to fail because of its options or rights, ms. */
 const SETTLE = 200;
 const MESSAGE_LIMIT = 4096;
 
@@ -32,13 +33,15 @@ export async function openUser(options: UserOptions): Promise<StreamBackend> {
   child.stderr?.on('data', (data: Buffer) => {
     if (message.length < MESSAGE_LIMIT) message += data.toString();
   });
+  const said = new Promise((resolve) => child.stderr?.once('close', resolve));
   const ended = new Promise<string>((resolve) => {
     child.once('error', (error) => resolve(error.message));
-    child.once('exit', (code, signal) => resolve(`it ended with ${signal ?? `code ${code}`}`));
+    // What it says may still be on its way then. The event 'close' of the process would also wait for our end of the socket pair.
+    child.once('exit', (code, signal) => said.then(() => resolve(`it ended with ${signal ?? `code ${code}`}`)));
   });
   let timer: NodeJS.Timeout | undefined;
   const settled = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), SETTLE);
+    timer = setTimeout(() => resolve(undefined), options.settle ?? SETTLE);
   });
   const failure = await Promise.race([ended, settled]);
   clearTimeout(timer);
