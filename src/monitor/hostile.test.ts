@@ -203,13 +203,13 @@ test.each([true, false])(
           if (!keep) cpu.registers.words[REG.rsp] = rsp;
           const before = { ...guest.monitor.crossings };
           const other = guest.inside(guest.engine.cpus[1 - index]);
-          const called = action === 'call' && cpu.translate(guest.rsp(cpu) - 8, true) >= 0 ? guest.within(value, cpu) : undefined;
+          const called = action === 'call' && cpu.writable(guest.rsp(cpu) - 8) ? guest.within(value, cpu) : undefined;
           if (action === 'gate' || (action === 'call' && called === undefined)) guest.gate(gate, cpu);
           else if (action === 'ret' && cpu.translate(guest.rsp(cpu), true) >= 0) {
             const to = cpu.ret();
             if (typeof to === 'object') guest.handle(to, cpu);
             else guest.handle(inside && !cpu.executable(to) ? cpu.fetch(to) : cpu.out(to, 0x5e), cpu);
-          } else if (action === 'poke' && cpu.translate(guest.rsp(cpu), true) >= 0) guest.setWord(guest.rsp(cpu), value);
+          } else if (action === 'poke' && cpu.writable(guest.rsp(cpu))) guest.setWord(guest.rsp(cpu), value);
           else if (action === 'fetch' && !cpu.executable(at)) guest.handle(cpu.fetch(at), cpu);
           else if (action === 'event' && inside) guest.handle(cpu.event(at, { vector: 6, type: 'exception' }), cpu);
           else if (action === 'write')

@@ -131,6 +131,7 @@ export class FakeCpu implements Cpu {
       }
       shadowStack.depth += 1;
     }
+    if (!this.writable(rsp)) throw new Error(`a call with its stack at ${rsp}, which is not writable in view ${this.view.name}`);
     const { words, index } = this.place(rsp, true);
     words[index] = back >>> 0;
     words[index + 1] = Math.floor(back / 0x1_0000_0000) >>> 0;
@@ -140,8 +141,7 @@ export class FakeCpu implements Cpu {
 
   /** An indirect JMP: the exit where the view's own code may not be entered there, else undefined. */
   jump(to: number): Exit | undefined {
-    const page = Math.floor(to / PAGE_SIZE) * PAGE_SIZE;
-    const fixed = this.view.shadowStack ? this.view.fixedPages.find(({ address }) => address === page) : undefined;
+    const fixed = this.view.shadowStack ? this.fixedPage(to) : undefined;
     if (fixed && (fixed.permission & PERMISSION.execute) !== 0 && (fixed.landing === undefined || to % fixed.landing !== 0))
       return { kind: 'shadow-stack', reason: 'landing', found: to };
     setRegisterAddress(this.registers, REG.rip, to);
@@ -167,7 +167,7 @@ export class FakeCpu implements Cpu {
   /** Where the CPU finds the aligned word at `address`: in a page of its view, or where the guest maps it. */
   private place(address: number, write: boolean): { words: Uint32Array; index: number } {
     const offset = address & (PAGE_SIZE - 1);
-    const fixed = this.view.fixedPages.find((entry) => entry.address === address - offset);
+    const fixed = this.fixedPage(address);
     if (!fixed) return { words: this.engine.memory.words, index: this.translate(address, write) >>> 2 };
     const { buffer, byteOffset, length } = fixed.page.bytes;
     return { words: new Uint32Array(buffer, byteOffset, length / 4), index: offset >>> 2 };
@@ -189,12 +189,24 @@ export class FakeCpu implements Cpu {
 
   /** What the contract says about a fetch at this address in the current view. */
   executable(address: number): boolean {
-    const page = Math.floor(address / PAGE_SIZE) * PAGE_SIZE;
-    const fixed = this.view.fixedPages.find((entry) => entry.address === page);
+    const fixed = this.fixedPage(address);
     if (fixed) return (fixed.permission & PERMISSION.execute) !== 0;
-    if (this.view !== this.engine.untrusted) return false;
-    const gpa = this.translate(page, false);
-    return gpa >= 0 && (this.engine.protection(gpa) & PERMISSION.execute) !== 0;
+    return this.view === this.engine.untrusted && this.allows(PERMISSION.execute, this.translate(address, false));
+  }
+
+  /** What the contract says about a write there. */
+  writable(address: number): boolean {
+    const fixed = this.fixedPage(address);
+    return fixed ? (fixed.permission & PERMISSION.write) !== 0 : this.allows(PERMISSION.write, this.translate(address, true));
+  }
+
+  private allows(permission: number, gpa: number): boolean {
+    return gpa >= 0 && (this.engine.protection(gpa) & permission) !== 0;
+  }
+
+  private fixedPage(address: number): FixedPage | undefined {
+    const page = Math.floor(address / PAGE_SIZE) * PAGE_SIZE;
+    return this.view.fixedPages.find((entry) => entry.address === page);
   }
 
   run(): Exit {
