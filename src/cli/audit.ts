@@ -1,9 +1,9 @@
 /** `portcullis audit verify FILE`: has anybody changed, removed, moved or cut off a line of an event log? */
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import type { Command } from 'commander';
 import { UserError } from '../base/errors.ts';
 import { ChainReader, type ChainReport, LINE_LIMIT } from '../policy/audit-chain.ts';
-import { action } from './command.ts';
+import { action, inputFile } from './command.ts';
 import { printJson } from './output.ts';
 
 const CHUNK = 1 << 20;
@@ -22,9 +22,7 @@ export function readChain(...paths: string[]): ChainReport {
 
 /** Shows the lines of a file. `whole`: false for a last one without a newline. Throws UserError for a line that no log of ours holds. */
 function eachLine(path: string, show: (bytes: Uint8Array, whole: boolean) => void): void {
-  const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) throw new UserError(`${path}: no such log`, 'give a file that --events wrote');
-  if (!stat.isFile()) throw new UserError(`${path} is not a file`, 'give a file that --events wrote');
+  inputFile(path, 'log', 'give a file that --events wrote');
   const chunk = Buffer.alloc(CHUNK);
   const fd = openSync(path, 'r');
   try {
