@@ -22,6 +22,8 @@ else
   setsid cttyhack sh
 fi
 sync
+# What was written comes out before the kernel's own last words: setting the terminal to what it is waits for that.
+stty $(stty -g) 2>/dev/null
 poweroff -f
 `;
 
