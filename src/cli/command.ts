@@ -46,7 +46,7 @@ export function readInput(path: string, most: number, what: string): Buffer {
 export function inputFile(path: string, what: string, fix: string): Stats {
   const stat = found(path, what, fix, () => statSync(path, { throwIfNoEntry: false }));
   if (stat === undefined) throw new UserError(`${path}: no such ${what}`, fix);
-  if (!stat.isFile()) throw new UserError(`${path} is not a file`, `expected a ${what}`);
+  if (!stat.isFile()) throw new UserError(`${path} is not a file; expected a ${what}`, fix);
   return stat;
 }
 

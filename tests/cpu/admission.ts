@@ -6,7 +6,7 @@ import type { Instruction as Row } from '../../src/engine/soft/isa/row.ts';
 import { isComparedLoosely } from './compare.ts';
 import type { Case } from './fixture.ts';
 import { type Decoded, decode } from './iced.ts';
-import { WINDOWS } from './layout.ts';
+import { WINDOWS, windowAt } from './layout.ts';
 import { type Encoding, split } from './match.ts';
 
 export type Verdict =
@@ -100,7 +100,7 @@ export function admit(test: Case, sides: Sides): Verdict {
 
 /** The string and what a CPU may fetch behind it: INT3, up to the end of the window. */
 function withSurroundings({ code, at }: Case): Uint8Array {
-  const end = WINDOWS.find(({ base, size }) => at >= base && at < base + size);
+  const end = WINDOWS[windowAt(at)];
   const bytes = new Uint8Array(Math.min(code.length + 15, end === undefined ? 0 : end.base + end.size - at)).fill(0xcc);
   bytes.set(code);
   return bytes;

@@ -1,7 +1,7 @@
 /** What differs between an expected outcome and the guest's, after leaving out what the manuals leave open. */
 import type { Instruction } from '../../src/engine/soft/isa/row.ts';
 import { type Case, END, FIELDS, input, NAMES, type Outcome } from './fixture.ts';
-import { isAtEdge, isCanonical, WINDOWS, type Window } from './layout.ts';
+import { isAtEdge, isCanonical, WINDOWS, type Window, windowAt } from './layout.ts';
 import { split } from './match.ts';
 
 const [CF, AF, OF] = [0x1, 0x10, 0x800];
@@ -80,7 +80,7 @@ const isMisalignMasked = ({ fx }: Outcome): boolean => (new DataView(fx.buffer, 
 /** A string instruction that writes over itself goes on at its next iteration, or is read again first (Intel SDM vol. 3, 9.1.3). */
 function writesOwnCode(row: Instruction | undefined, test: Case, { memory }: Outcome): boolean {
   if (!/^(STOS|MOVS|INS)$/.test(row?.mnemonic ?? '')) return false;
-  const w = WINDOWS.findIndex(({ base, size }) => test.at >= base && test.at < base + size);
+  const w = windowAt(test.at);
   const from = test.at - (WINDOWS[w] as Window).base;
   return Buffer.compare((memory[w] as Uint8Array).subarray(from, from + test.code.length), test.code) !== 0;
 }

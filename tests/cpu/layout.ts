@@ -32,6 +32,9 @@ export const WINDOWS: readonly Window[] = [
   { base: READ_ONLY, size: 0x1000, readOnly: true },
 ];
 
+/** Index of the window that holds an address, or -1. */
+export const windowAt = (address: number): number => WINDOWS.findIndex(({ base, size }) => address >= base && address < base + size);
+
 /** What memory holds where a case says nothing: INT3 around code, a fixed pattern elsewhere. Shared: copy before writing. */
 export function background(window: Window): Uint8Array {
   let bytes = backgrounds.get(window);
